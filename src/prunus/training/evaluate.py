@@ -1,0 +1,119 @@
+"""How good is it? Loss, top-1, top-5, or the user's own measure, on one split."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prunus.errors import InputError, NameNotFound, TrainingError
+from prunus.training.batches import batches, blame, forward
+from prunus.training.losses import Loss
+
+NAMED_METRICS = ("top1", "top5", "loss")
+Metric = str | Callable[[nn.Module, Any], Any]
+
+
+def evaluate(
+    model: nn.Module,
+    loader: Any,
+    loss: Loss,
+    *,
+    metrics: Sequence[Metric] = NAMED_METRICS,
+    name: str = "data",
+    device: torch.device | str = "cpu",
+) -> dict[str, float]:
+    """Evaluate in eval mode without gradients, in float32; the model's mode is restored.
+
+    metrics: names among top1, top5, loss, or functions (model, loader) -> float or dict of floats.
+    Returns fractions in [0, 1] for top1 and top5, and the mean over samples for the loss.
+    Raises TrainingError when data, model or metric fail or a value is not finite.
+    """
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            return _evaluate(model, loader, loss, metrics, name, torch.device(device))
+    finally:
+        model.train(was_training)
+
+
+def _evaluate(
+    model: nn.Module, loader: Any, loss: Loss, metrics: Sequence[Metric], name: str, device: torch.device
+) -> dict[str, float]:
+    named = [check_metric_name(metric) for metric in metrics if isinstance(metric, str)]
+    found = _named_metrics(model, loader, loss, named, name, device) if named else {}
+    for metric in metrics:
+        if not isinstance(metric, str):
+            found.update(_own_metric(metric, model, loader, name))
+    return found
+
+
+def check_metric_name(name: str) -> str:
+    """Raises NameNotFound for a metric that has no name here."""
+    if name not in NAMED_METRICS:
+        raise NameNotFound.of("metric", name, NAMED_METRICS)
+    return name
+
+
+def _named_metrics(
+    model: nn.Module, loader: Any, loss: Loss, named: Sequence[str], name: str, device: torch.device
+) -> dict[str, float]:
+    sums = dict.fromkeys(named, 0.0)
+    samples = answers = 0
+    for inputs, target in batches(loader, name, device):
+        output = forward(model, inputs, name)
+        size = len(inputs[0])
+        samples += size
+        if "loss" in sums:
+            with blame(f"{name}: the loss"):
+                sums["loss"] += float(loss(output, target)) * size
+        ranks = [int(metric[3:]) for metric in named if metric != "loss"]
+        if ranks:
+            answers += target.numel() if isinstance(target, Tensor) else 0
+            for rank, hits in correct_at(output, target, ranks).items():
+                sums[f"top{rank}"] += hits
+    return {key: value / (samples if key == "loss" else answers) for key, value in sums.items()}
+
+
+def correct_at(output: Tensor, target: Any, ranks: Sequence[int]) -> dict[int, int]:
+    """How often the right class is among the first 1, 5, … answers.
+
+    output: (N, C, ...) logits; target: (N, ...) int64 classes. With fewer than k classes, top-k counts all.
+    Raises InputError when the shapes do not say so.
+    """
+    fits = isinstance(target, Tensor) and output.dim() >= 2
+    if not fits or target.shape != output.shape[:1] + output.shape[2:] or target.is_floating_point():
+        got = tuple(target.shape) if isinstance(target, Tensor) else type(target).__name__
+        raise InputError(
+            f"top1 and top5 need logits (N, C, ...) and classes (N, ...), got "
+            f"{tuple(output.shape)} and {got}; give a metric of your own as module:function"
+        )
+    best = output.topk(min(max(ranks), output.shape[1]), dim=1).indices
+    hits = best == target.unsqueeze(1)
+    return {rank: int(hits[:, :rank].sum()) for rank in ranks}
+
+
+def _own_metric(
+    metric: Callable[[nn.Module, Any], Any], model: nn.Module, loader: Any, name: str
+) -> dict[str, float]:
+    label = getattr(metric, "__name__", type(metric).__name__)
+    with blame(f"the metric {label} on {name}"):
+        found = metric(model, loader)
+    values = found if isinstance(found, Mapping) else {label: found}
+    return {str(key): _finite(value, f"the metric {label} on {name}") for key, value in values.items()}
+
+
+def _finite(value: Any, what: str) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError) as error:
+        raise TrainingError(
+            f"{what} returned {type(value).__name__}; want a float or a dict of floats"
+        ) from error
+    if not math.isfinite(number):
+        raise TrainingError(f"{what} returned {number}; want a finite number")
+    return number
