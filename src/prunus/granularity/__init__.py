@@ -1,0 +1,37 @@
+"""What goes together: units of a weight, and units of a coupled group."""
+
+from prunus.granularity.kinds import (
+    NM,
+    Block,
+    Channel,
+    Element,
+    Filter,
+    Granularity,
+    Kernel,
+    Vector,
+    granularity,
+)
+from prunus.granularity.names import TargetSpec
+from prunus.granularity.targets import Part, Target, group_targets, weight_targets
+from prunus.granularity.units import MemberUnits, NMUnits, TileUnits, Units
+
+__all__ = [
+    "NM",
+    "Block",
+    "Channel",
+    "Element",
+    "Filter",
+    "Granularity",
+    "Kernel",
+    "MemberUnits",
+    "NMUnits",
+    "Part",
+    "Target",
+    "TargetSpec",
+    "TileUnits",
+    "Units",
+    "Vector",
+    "granularity",
+    "group_targets",
+    "weight_targets",
+]

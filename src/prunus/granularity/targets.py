@@ -1,0 +1,186 @@
+"""Which tensors a policy prunes: weights by name or type, or coupled groups by their members' names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from prunus.errors import InputError
+from prunus.granularity.kinds import Granularity
+from prunus.granularity.kinds import granularity as read_granularity
+from prunus.granularity.names import Selection, TargetSpec, catalogue, resolve
+from prunus.granularity.units import MemberUnits, Units
+
+
+@dataclass(frozen=True)
+class Part:
+    """One tensor of a target: its name in the state dict, its units, whether the score reads it."""
+
+    param: str
+    units: Units
+    scored: bool
+
+
+@dataclass(frozen=True)
+class Target:
+    """What one decision prunes: one weight, or all members of a coupled group.
+
+    name: the parameter's or the group's name; group: the group's name when coupled, else None.
+    """
+
+    name: str
+    parts: tuple[Part, ...]
+    group: str | None = None
+
+    @property
+    def num_units(self) -> int:
+        """How many units there are to choose from."""
+        return self.parts[0].units.num_units
+
+    @property
+    def scored(self) -> tuple[Part, ...]:
+        """The parts that take part in the score."""
+        return tuple(part for part in self.parts if part.scored)
+
+
+class MemberLike(Protocol):
+    """What `group_targets` reads of a group's member; see `prunus.axes`."""
+
+    @property
+    def param(self) -> str:
+        """Name in the state dict."""
+
+    @property
+    def dim(self) -> int:
+        """The dim that is cut."""
+
+    @property
+    def role(self) -> str:
+        """`out`, `in`, `scale` or `buffer`."""
+
+    @property
+    def index(self) -> Tensor:
+        """(size, k) int64 positions in `dim` of each unit."""
+
+    @property
+    def is_parameter(self) -> bool:
+        """Whether it is a parameter, not a buffer."""
+
+
+class GroupLike(Protocol):
+    """What `group_targets` reads of a prunable group."""
+
+    @property
+    def name(self) -> str:
+        """The group's name."""
+
+    @property
+    def members(self) -> Sequence[MemberLike]:
+        """Every tensor that loses positions with it."""
+
+
+class GraphLike(Protocol):
+    """What `group_targets` reads of a traced graph."""
+
+    @property
+    def groups(self) -> Sequence[GroupLike]:
+        """The prunable groups."""
+
+
+def weight_targets(
+    model: nn.Module, granularity: str | Granularity, targets: TargetSpec = "*"
+) -> list[Target]:
+    """Resolve the targets to one `Target` per matching parameter, in the model's order, ties once.
+
+    targets: `*` is every weight of at least two dims, but embeddings (also when tied), biases and norms; a
+        pattern (fnmatch) names parameters or modules (then the weights inside); a pattern that matches
+        weights means only those, so `fc1.*` leaves the bias alone and `*.bias` prunes biases. A list unites
+        patterns. A mapping has `type` (module class names, subclasses count), `name` and `exclude`
+        (patterns or lists).
+    Raises NameNotFound when a pattern or type matches nothing, InputError when a shape has no such units.
+    """
+    kind = read_granularity(granularity)
+    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+    entries = catalogue(model)
+    wanted = resolve(entries, targets).wanted
+    return [_weight_target(kind, entry.name, shapes[entry.name]) for entry in entries if entry.name in wanted]
+
+
+def group_targets(
+    graph: GraphLike,
+    granularity: str | Granularity,
+    targets: TargetSpec = "*",
+    *,
+    model: nn.Module | None = None,
+) -> list[Target]:
+    """Resolve the targets to one coupled `Target` per prunable group whose scored members match.
+
+    granularity: `filter` scores the weights that make the unit (role `out`), `channel` those that read it
+        (role `in`); where there is none, every parameter of the group. All members become parts, buffers too.
+    targets: as in `weight_targets`; a group matches when one of its scored parameters does and none is
+        excluded.
+    model: the traced model, whose shapes and names are read; `graph.model` by default.
+    Raises NameNotFound when a pattern matches nothing, InputError when it matches no prunable group, or for
+    another granularity.
+    """
+    kind = read_granularity(granularity).name
+    if kind not in ("filter", "channel"):
+        raise InputError(f"granularity is {kind!r}; coupled groups are pruned by 'filter' or 'channel'")
+    model = _model_of(graph) if model is None else model
+    shapes = _shapes(model)
+    coupled = [_group_target(group, "out" if kind == "filter" else "in", shapes) for group in graph.groups]
+    if targets == "*":
+        return coupled
+    selected = _select(model, coupled, targets)
+    if not selected:
+        raise InputError(
+            f"targets {targets!r} match no prunable group; see graph.frozen for what is frozen, and why"
+        )
+    return selected
+
+
+def _weight_target(kind: Granularity, name: str, shape: torch.Size) -> Target:
+    try:
+        return Target(name, (Part(name, kind.units(shape), True),))
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from None
+
+
+def _model_of(graph: GraphLike) -> nn.Module:
+    model = getattr(graph, "model", None)
+    if not isinstance(model, nn.Module):
+        raise InputError("the graph does not carry its model; pass model=, whose shapes and names are read")
+    return model
+
+
+def _shapes(model: nn.Module) -> dict[str, torch.Size]:
+    shapes = {name: tensor.shape for name, tensor in model.named_buffers(remove_duplicate=False)}
+    return shapes | {name: tensor.shape for name, tensor in model.named_parameters(remove_duplicate=False)}
+
+
+def _group_target(group: GroupLike, role: str, shapes: Mapping[str, torch.Size]) -> Target:
+    parameters = [member for member in group.members if member.is_parameter]
+    scored = [m for m in parameters if m.role == role and len(shapes[m.param]) >= 2] or parameters
+    parts = [
+        Part(m.param, MemberUnits(shapes[m.param], m.dim, m.index), any(m is s for s in scored))
+        for m in group.members
+    ]
+    return Target(group.name, tuple(parts), group.name)
+
+
+def _select(model: nn.Module, coupled: Sequence[Target], targets: TargetSpec) -> list[Target]:
+    """Keep the groups that the spec means; a group's scored tensors all count as weights, embeddings too."""
+    scored = {part.param for target in coupled for part in target.scored}
+    entries = [replace(e, is_weight=e.is_weight or bool(scored & set(e.aliases))) for e in catalogue(model)]
+    canonical = {alias: entry.name for entry in entries for alias in entry.aliases}
+    chosen = resolve(entries, targets)
+    return [target for target in coupled if _is_chosen(target, canonical, chosen)]
+
+
+def _is_chosen(target: Target, canonical: Mapping[str, Any], chosen: Selection) -> bool:
+    names = {canonical.get(part.param, part.param) for part in target.scored}
+    return bool(names & chosen.wanted) and not names & chosen.excluded
