@@ -1,0 +1,195 @@
+"""The masks in force while a model is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from prunus.errors import InputError
+from prunus.masks.bits import bits_for, fits, mask_, mask_gradient_
+from prunus.masks.state import after_closure, check_optimizer, forget_directions_, mask_state_
+from prunus.masks.tensors import check_overlap, checked_mask, find, storages
+
+Masks = Mapping[str, Tensor]
+
+
+class MaskSet:
+    """Keep the pruned weights of a model at exactly zero, whatever the optimizer does.
+
+    The masks live beside the model: its class, its parameters and the keys of its state_dict stay as they
+    are. There is one mask per storage, so ties share it, and several sources (policies) on one tensor
+    intersect. Three actions:
+
+    1. on a mask change, zero the weight and every optimizer state tensor of its shape (so that a weight
+       that is let free again starts from rest);
+    2. before each optimizer step, and after each call of a step's closure, zero the gradient;
+    3. after the step, zero the weight again: decoupled weight decay, Nesterov momentum and whatever else
+       an optimizer does by itself cannot leak.
+
+    Weights are exact zeros after every step of any torch optimizer. LBFGS keeps one flat history over all
+    parameters: a mask change clears it, and from there on its directions are exact zeros at pruned
+    positions too. Gradients are masked when the optimizer steps; where something reads them earlier
+    (clipping by norm), call `mask_gradients_()` first. Buffers can be masked as well: they are zeroed on
+    a mask change and after each step, and have no gradient. In a masked channel of a batch norm (weight
+    and bias zero) the output is exactly zero whatever its running statistics are; masking those merely
+    gives them the value that a channel of zeros drives them to.
+
+    Infinite and nan gradients at pruned positions become zero like all others (see `masks.bits`).
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._storages = storages(model)
+        self._parameters = {id(parameter) for parameter in model.parameters()}
+        self._sources: dict[str, dict[str, Tensor]] = {}
+        self._masks: dict[str, Tensor] = {}
+        self._bits: list[tuple[Tensor, Tensor]] = []
+        self._optimizers: dict[int, torch.optim.Optimizer] = {}
+        self._handles: list[RemovableHandle] = []
+
+    @property
+    def masks(self) -> Masks:
+        """The intersected mask of every masked tensor, by its first name: True where a value is kept."""
+        return MappingProxyType(self._masks)
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Who has set masks, in the order of their first call."""
+        return tuple(self._sources)
+
+    def set_(self, source: str, masks: Masks) -> None:
+        """Replace the masks of one source, and zero weights and optimizer state at once.
+
+        source: who asks, such as the name of a policy.
+        masks: by parameter or buffer name (any of its names, if it is tied), boolean, True = kept, of the
+        tensor's
+            shape. An empty mapping takes the source's masks away; freed weights grow again from zero.
+        Raises NameNotFound, or InputError for a wrong shape or type; then nothing has changed.
+        """
+        checked = self._checked(masks)
+        self._replace({**self._sources, source: checked})
+        for optimizer in self._optimizers.values():
+            forget_directions_(optimizer)
+
+    def attach(self, optimizer: torch.optim.Optimizer) -> None:
+        """Enforce the masks in every step of an optimizer, for all its parameter groups; several may be
+        attached.
+
+        Raises InputError where it is not a torch optimizer or holds none of the model's parameters.
+        """
+        check_optimizer(optimizer, self._parameters)
+        if id(optimizer) in self._optimizers:
+            return
+        self._optimizers[id(optimizer)] = optimizer
+        self._handles += [
+            optimizer.register_step_pre_hook(self._before_step),
+            optimizer.register_step_post_hook(self._after_step),
+            optimizer.register_load_state_dict_post_hook(self._mask_state_),
+        ]
+        self._mask_state_(optimizer)
+
+    def detach(self) -> None:
+        """Let all optimizers go: the zeros stay, but the next step may fill them."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._optimizers.clear()
+
+    def apply_(self) -> None:
+        """Zero all masked values and their optimizer state now, as after loading a dense state_dict."""
+        self._mask_values_()
+        for optimizer in self._optimizers.values():
+            self._mask_state_(optimizer)
+
+    @torch.no_grad()
+    def mask_gradients_(self) -> None:
+        """Zero the gradients of pruned weights now; each optimizer step does so by itself."""
+        for tensor, bits in self._fitting():
+            if tensor.grad is not None:
+                mask_gradient_(tensor.grad, bits)
+
+    def sparsity(self) -> dict[str, float]:
+        """Return the pruned share of every masked tensor, in [0, 1]."""
+        return {name: 1.0 - _share(mask) for name, mask in self._masks.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return copies of all masks as plain data: {"sources": {source: {name: boolean tensor}}}."""
+        return {"sources": {source: _copies(masks) for source, masks in self._sources.items()}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put saved masks in force in the place of all present ones.
+
+        Raises InputError where they do not fit the model; then nothing has changed.
+        """
+        if not isinstance(state.get("sources"), Mapping):
+            raise InputError("this is not the state of a MaskSet: it has no mapping `sources`")
+        self._replace({source: self._checked(masks) for source, masks in state["sources"].items()})
+
+    def _checked(self, masks: Masks) -> dict[str, Tensor]:
+        """Return copies under first names; masks of several names of one tensor intersect."""
+        checked: dict[str, Tensor] = {}
+        for name, mask in masks.items():
+            storage = find(self._storages, name)
+            check_overlap(self._storages, storage)
+            mask = checked_mask(storage, name, mask)
+            known = checked.get(storage.name)
+            checked[storage.name] = mask if known is None else known & mask
+        return checked
+
+    def _replace(self, sources: dict[str, dict[str, Tensor]]) -> None:
+        self._sources = {source: masks for source, masks in sources.items() if masks}
+        self._masks = _intersect(self._sources.values())
+        self._refresh()
+        self.apply_()
+
+    def _refresh(self) -> None:
+        self._bits = [
+            (tensor, bits_for(mask, tensor))
+            for name, mask in self._masks.items()
+            for tensor in self._storages[name].tensors
+        ]
+
+    def _fitting(self) -> list[tuple[Tensor, Tensor]]:
+        """Return every masked tensor with its bits, made anew if the model has moved or changed its type."""
+        if not all(fits(bits, tensor) for tensor, bits in self._bits):
+            self._refresh()
+        return self._bits
+
+    @torch.no_grad()
+    def _mask_values_(self) -> None:
+        for tensor, bits in self._fitting():
+            mask_(tensor, bits)
+
+    @torch.no_grad()
+    def _mask_state_(self, optimizer: torch.optim.Optimizer) -> None:
+        for tensor, bits in self._fitting():
+            mask_state_(optimizer, tensor, bits)
+
+    def _before_step(
+        self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        self.mask_gradients_()
+        return after_closure(args, kwargs, self.mask_gradients_)
+
+    def _after_step(self, *_: Any) -> None:
+        self._mask_values_()
+
+
+def _intersect(sources: Iterable[Masks]) -> dict[str, Tensor]:
+    together: dict[str, Tensor] = {}
+    for masks in sources:
+        for name, mask in masks.items():
+            together[name] = together[name] & mask if name in together else mask
+    return together
+
+
+def _copies(masks: Masks) -> dict[str, Tensor]:
+    return {name: mask.clone() for name, mask in masks.items()}
+
+
+def _share(mask: Tensor) -> float:
+    return int(mask.sum()) / mask.numel() if mask.numel() else 1.0
