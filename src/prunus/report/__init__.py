@@ -1,0 +1,17 @@
+"""What shall they see? The facts of a run as JSON, as a table, and as one self-contained page."""
+
+from prunus.report.facts import json_schema, validate
+from prunus.report.figures import complete, differences, ratios, verdict
+from prunus.report.table import print_table
+from prunus.report.write import write_report
+
+__all__ = [
+    "complete",
+    "differences",
+    "json_schema",
+    "print_table",
+    "ratios",
+    "validate",
+    "verdict",
+    "write_report",
+]

@@ -1,0 +1,173 @@
+"""The written report: complete, escaped, self-contained, all or nothing."""
+
+import json
+import re
+import sys
+from html.parser import HTMLParser
+
+import pytest
+from rich.console import Console
+
+from prunus.errors import FileError, InputError, PrunusError
+from prunus.report import complete, print_table, write_report
+from report.report_facts import minimal, realistic
+
+VOID = {"meta", "line", "rect", "path", "polyline", "br", "link", "img"}
+
+
+class Tags(HTMLParser):
+    """Checks that every tag is closed in order; collects tags, attributes and text."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.open, self.seen, self.attributes, self.texts = [], [], [], []
+        self.feed(page)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.seen.append(tag)
+        self.attributes += attrs
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.seen.append(tag)
+        self.attributes += attrs
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+
+def page_of(facts, folder):
+    return write_report(facts, folder).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("facts", [realistic(), minimal()], ids=["realistic", "minimal"])
+def test_json_holds_the_completed_facts_in_a_stable_order(facts, tmp_path):
+    write_report(facts, tmp_path)
+    first = (tmp_path / "report.json").read_text(encoding="utf-8")
+    assert json.loads(first) == complete(facts)
+    write_report(dict(reversed(json.loads(first).items())), tmp_path)
+    assert (tmp_path / "report.json").read_text(encoding="utf-8") == first
+
+
+@pytest.mark.parametrize("facts", [realistic(), minimal()], ids=["realistic", "minimal"])
+def test_page_is_whole_and_needs_nothing_from_outside(facts, tmp_path):
+    tags = Tags(page_of(facts, tmp_path))
+    assert "script" not in tags.seen
+    assert not {"link", "img", "iframe", "object"} & set(tags.seen)
+    outside = [value for name, value in tags.attributes if name in {"src", "href", "srcset"}]
+    assert outside == []
+    page = page_of(facts, tmp_path)
+    assert not re.search(r"url\(|@import|https?://", page)
+
+
+def test_realistic_page_shows_every_part(tmp_path):
+    tags = Tags(page_of(realistic(), tmp_path))
+    text = " ".join(tags.texts)
+    for heading in (
+        "Before and after",
+        "Proof",
+        "The run, epoch by epoch",
+        "What was kept",
+        "Sensitivity",
+        "Frozen axes",
+        "What counts",
+        "Environment",
+        "Recipe",
+        "Files",
+    ):
+        assert heading in text
+    assert tags.seen.count("svg") == 4
+    assert "8 of 16" in text
+    assert "an output of the model" in text
+    assert "3.57×" in text
+    assert "640 pJ" in text
+
+
+def test_minimal_page_leaves_out_what_is_not_there(tmp_path):
+    tags = Tags(page_of(minimal(), tmp_path))
+    text = " ".join(tags.texts)
+    for heading in (
+        "Sensitivity",
+        "Frozen axes",
+        "Recipe",
+        "What was kept",
+        "Test split",
+        "The run, epoch by epoch",
+    ):
+        assert heading not in text
+    assert "svg" not in tags.seen
+
+
+def test_names_from_outside_cannot_become_markup(tmp_path):
+    evil = "<script>alert('x')</script>&\"x"
+    facts = realistic()
+    facts |= {"name": evil, "seeds": [1], "environment": {evil: evil}, "artifacts": {evil: evil}}
+    facts["model"] = {"name": evil}
+    facts["data"]["name"] = evil
+    facts["recipe"]["model"] = evil
+    facts["groups"][0] |= {"name": evil, "kind": evil}
+    facts["masks"] = [{"name": evil, "shape": [2, 3], "sparsity": 0.5}]
+    facts["frozen"][0] |= {"name": evil, "reason": evil}
+    facts["sensitivity"]["curves"][evil] = [0.1] * 5
+    facts["sensitivity"]["metric"] = evil
+    for model in ("dense", "pruned"):
+        facts[model]["metrics"]["validation"][evil] = 1.0
+        facts[model]["latency"]["runtime"] = evil
+    facts["recipe"]["metrics"] = [evil]
+    facts["history"][0]["validation"][evil] = 1.0
+    page = page_of(facts, tmp_path)
+    tags = Tags(page)
+    assert "script" not in tags.seen
+    assert "<script" not in page
+    assert evil in tags.texts
+
+
+def test_terminal_table_prints_user_names_as_they_are():
+    facts = minimal() | {"name": "[bold red]loud[/]"}
+    console = Console(record=True, width=100)
+    print_table(facts, console)
+    text = console.export_text()
+    assert "[bold red]loud[/]" in text
+    assert "10.0×" in text
+    assert "88.00 %" in text
+
+
+def test_without_jinja_the_json_is_written_and_the_extra_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    with pytest.raises(PrunusError, match=re.escape("pip install 'prunus[report]'")):
+        write_report(realistic(), tmp_path)
+    assert json.loads((tmp_path / "report.json").read_text())["ratio"]["macs"] > 3
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_wrong_facts_leave_no_file(tmp_path):
+    with pytest.raises(InputError):
+        write_report(realistic() | {"proof": 3}, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_folder_that_is_a_file_is_one_clear_sentence(tmp_path):
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(FileError, match=r"cannot write .*taken"):
+        write_report(realistic(), tmp_path / "taken")
+
+
+def test_a_report_with_one_epoch_and_one_level_still_draws(tmp_path):
+    facts = realistic()
+    facts["history"] = facts["history"][:1]
+    facts["sensitivity"]["levels"] = [0.5]
+    facts["sensitivity"]["curves"] = {"conv": [None], "fc": [0.5]}
+    assert "svg" in Tags(page_of(facts, tmp_path)).seen
+
+
+def test_forty_targets_name_the_eight_most_sensitive(tmp_path):
+    facts = realistic()
+    facts["sensitivity"]["curves"] = {f"layer{n:02}": [0.9 - n / 100] * 5 for n in range(40)}
+    page = page_of(facts, tmp_path)
+    named = re.findall(r'<text class="name c\d"[^>]*>(layer\d+)<', page)
+    assert sorted(named) == [f"layer{n:02}" for n in range(32, 40)]
