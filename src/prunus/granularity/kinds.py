@@ -59,9 +59,7 @@ class Vector:
     def units(self, shape: torch.Size) -> Units:
         """ceil(size / length) units along `dim`, at every position of the other dims."""
         if not -len(shape) <= self.dim < len(shape):
-            raise InputError(
-                f"{self.name} on shape {tuple(shape)}: there is no dim {self.dim}; name another dim"
-            )
+            raise InputError(f"{self.name} on shape {tuple(shape)}: there is no dim {self.dim}; name another dim")
         tile = [1] * len(shape)
         tile[self.dim] = self.length
         return TileUnits(shape, tile)
@@ -115,8 +113,8 @@ class NM:
         _need_dims(self.name, shape, 2)
         if 0 < shape[1] < self.m:
             raise InputError(
-                f"{self.name} on a {shape[1]}-column weight of shape {tuple(shape)}: a group of {self.m} inputs "
-                "does not fit, there is nothing to gain; exclude this weight"
+                f"{self.name} on a {shape[1]}-column weight of shape {tuple(shape)}: a group of {self.m} "
+                "inputs does not fit, there is nothing to gain; exclude this weight"
             )
         if not shape[1]:
             return TileUnits(shape, [1] * len(shape))
@@ -144,7 +142,7 @@ class Filter:
     def units(self, shape: torch.Size) -> Units:
         """One unit per position of dim 0."""
         _need_dims(self.name, shape, 1)
-        return TileUnits(shape, (1, *shape[1:]))
+        return TileUnits(shape, (1, *shape[1:]), is_slice=True)
 
 
 @dataclass(frozen=True)
@@ -156,7 +154,7 @@ class Channel:
     def units(self, shape: torch.Size) -> Units:
         """One unit per position of dim 1."""
         _need_dims(self.name, shape, 2)
-        return TileUnits(shape, (shape[0], 1, *shape[2:]))
+        return TileUnits(shape, (shape[0], 1, *shape[2:]), is_slice=True)
 
 
 def granularity(spec: str | Granularity) -> Granularity:
@@ -168,9 +166,7 @@ def granularity(spec: str | Granularity) -> Granularity:
     """
     if not isinstance(spec, str):
         if isinstance(spec, type) or not isinstance(spec, Granularity):
-            raise InputError(
-                f"granularity is {spec!r}; a name such as 'filter' or an object with units() is wanted"
-            )
+            raise InputError(f"granularity is {spec!r}; a name such as 'filter' or an object with units() is wanted")
         return spec
     ratio = re.fullmatch(r"\s*(\d+)\s*:\s*(\d+)\s*", spec)
     if ratio:
@@ -182,9 +178,7 @@ def _vector(length: int, dim: int | None = None, along: str | None = None) -> Ve
     if along is None:
         return Vector(length, 1 if dim is None else dim)
     if dim is not None or along not in _ALONG:
-        raise InputError(
-            f"vector(dim={dim}, along={along}): give either dim=0 or 1, or along=out or along=in"
-        )
+        raise InputError(f"vector(dim={dim}, along={along}): give either dim=0 or 1, or along=out or along=in")
     return Vector(length, _ALONG[along])
 
 
@@ -206,6 +200,4 @@ def _check_size(what: str, value: object) -> None:
 
 def _need_dims(name: str, shape: torch.Size, least: int) -> None:
     if len(shape) < least:
-        raise InputError(
-            f"{name} on shape {tuple(shape)}: at least {least} dims are wanted; choose other targets"
-        )
+        raise InputError(f"{name} on shape {tuple(shape)}: at least {least} dims are wanted; choose other targets")

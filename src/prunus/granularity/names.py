@@ -75,9 +75,7 @@ def resolve(entries: Sequence[Entry], spec: TargetSpec) -> Selection:
     patterns = _words("name", fields.get("name", "*"))
     whole = "type" in fields and patterns == ["*"]
     chosen = candidates if whole else _united(candidates, patterns)
-    excluded = [
-        entry for pattern in _words("exclude", fields.get("exclude", [])) for entry in _hit(entries, pattern)
-    ]
+    excluded = [entry for pattern in _words("exclude", fields.get("exclude", [])) for entry in _hit(entries, pattern)]
     out = frozenset(entry.name for entry in excluded)
     wanted = frozenset(entry.name for entry in chosen) - out
     if not wanted:
@@ -88,9 +86,7 @@ def resolve(entries: Sequence[Entry], spec: TargetSpec) -> Selection:
 def _entry(parameter: nn.Parameter, names: list[str], owners: list[nn.Module]) -> Entry:
     types = {base.__name__ for owner in owners for base in type(owner).__mro__ if issubclass(base, nn.Module)}
     is_embedding = bool(types & {"Embedding", "EmbeddingBag"})
-    is_weight = (
-        parameter.dim() >= 2 and not is_embedding and any("weight" in n.rpartition(".")[2] for n in names)
-    )
+    is_weight = parameter.dim() >= 2 and not is_embedding and any("weight" in n.rpartition(".")[2] for n in names)
     return Entry(names[0], tuple(names), frozenset(types - {"Module"}), is_weight)
 
 
@@ -121,7 +117,8 @@ def _weights_of(entries: Sequence[Entry], pattern: str) -> list[Entry]:
     weights = [entry for entry in entries if entry.is_weight and entry.matches(pattern)]
     named = [entry for entry in entries if pattern != "*" and entry.is_named(pattern)]
     if not weights and not named:
-        raise NameNotFound.of("weight", pattern, _known(entries))
+        inside = [entry.name for entry in entries if entry.matches(pattern)]
+        raise NameNotFound.of("weight of two dims", pattern, inside or _known(entries))
     return weights or named
 
 

@@ -32,11 +32,7 @@ def parse_call(kind: str, text: str) -> Call:
         node = ast.parse(text.strip(), mode="eval").body
         if isinstance(node, ast.Name):
             return Call(node.id)
-        if (
-            isinstance(node, ast.Call)
-            and isinstance(node.func, ast.Name)
-            and all(k.arg for k in node.keywords)
-        ):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and all(k.arg for k in node.keywords):
             kwargs = {str(k.arg): _value(k.value) for k in node.keywords}
             return Call(node.func.id, tuple(_value(arg) for arg in node.args), kwargs)
     except (SyntaxError, ValueError):

@@ -91,9 +91,7 @@ class GraphLike(Protocol):
         """The prunable groups."""
 
 
-def weight_targets(
-    model: nn.Module, granularity: str | Granularity, targets: TargetSpec = "*"
-) -> list[Target]:
+def weight_targets(model: nn.Module, granularity: str | Granularity, targets: TargetSpec = "*") -> list[Target]:
     """Resolve the targets to one `Target` per matching parameter, in the model's order, ties once.
 
     targets: `*` is every weight of at least two dims, but embeddings (also when tied), biases and norms; a
@@ -137,9 +135,7 @@ def group_targets(
         return coupled
     selected = _select(model, coupled, targets)
     if not selected:
-        raise InputError(
-            f"targets {targets!r} match no prunable group; see graph.frozen for what is frozen, and why"
-        )
+        raise InputError(f"targets {targets!r} match no prunable group; see graph.frozen for what is frozen, and why")
     return selected
 
 
@@ -166,8 +162,7 @@ def _group_target(group: GroupLike, role: str, shapes: Mapping[str, torch.Size])
     parameters = [member for member in group.members if member.is_parameter]
     scored = [m for m in parameters if m.role == role and len(shapes[m.param]) >= 2] or parameters
     parts = [
-        Part(m.param, MemberUnits(shapes[m.param], m.dim, m.index), any(m is s for s in scored))
-        for m in group.members
+        Part(m.param, MemberUnits(shapes[m.param], m.dim, m.index), any(m is s for s in scored)) for m in group.members
     ]
     return Target(group.name, tuple(parts), group.name)
 

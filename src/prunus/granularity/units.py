@@ -26,9 +26,12 @@ class Units(ABC):
     num_units: U.
     counts: (U,) int64, the real elements of each unit, without padding.
     fixed: how many units are pruned whatever the ratio (n:m), else None.
+    is_slice: whether a unit is all that lies at one place of one dim, so that pruning it can shrink the
+        tensor.
     """
 
     fixed: int | None = None
+    is_slice: bool = False
 
     def __init__(self, shape: Sequence[int], counts: Tensor) -> None:
         self.shape = torch.Size(shape)
@@ -49,9 +52,7 @@ class Units(ABC):
 
     def _check(self, tensor: Tensor) -> None:
         if tensor.shape != self.shape:
-            raise InputError(
-                f"a tensor of shape {tuple(tensor.shape)} was given to units of {tuple(self.shape)}"
-            )
+            raise InputError(f"a tensor of shape {tuple(tensor.shape)} was given to units of {tuple(self.shape)}")
 
     def _check_pruned(self, pruned: Tensor) -> None:
         if pruned.shape != (self.num_units,) or pruned.dtype != torch.bool:
@@ -65,16 +66,22 @@ class TileUnits(Units):
 
     shape: the tensor's shape.
     tile: the tile's size per dim of `grid_shape`.
-    grid_shape: the shape that the tensor is viewed as first (same number of elements); the tensor's own by
-    default. Units are numbered row-major over the grid, elements row-major within the tile.
+    grid_shape: the shape that the tensor is viewed as first (same number of elements); by default its own.
+    Units are numbered row-major over the grid, elements row-major within the tile.
     """
 
     def __init__(
-        self, shape: Sequence[int], tile: Sequence[int], grid_shape: Sequence[int] | None = None
+        self,
+        shape: Sequence[int],
+        tile: Sequence[int],
+        grid_shape: Sequence[int] | None = None,
+        *,
+        is_slice: bool = False,
     ) -> None:
         self._view = tuple(shape if grid_shape is None else grid_shape)
         self._tile = tuple(max(1, size) for size in tile)
         self._grid = tuple(math.ceil(size / t) for size, t in zip(self._view, self._tile, strict=True))
+        self.is_slice = is_slice
         super().__init__(shape, _tile_counts(self._view, self._tile, self._grid))
 
     def gather(self, tensor: Tensor) -> Tensor:
@@ -150,6 +157,8 @@ class MemberUnits(Units):
     index: (U, k) int64, the positions in `dim` of each unit; no position occurs twice.
     A position that no unit names is never pruned.
     """
+
+    is_slice = True
 
     def __init__(self, shape: Sequence[int], dim: int, index: Tensor) -> None:
         size = torch.Size(shape)

@@ -1,0 +1,84 @@
+"""What an allocator is, and what it sees of a target."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+from prunus.allocation.counts import with_floors
+from prunus.errors import InputError
+from prunus.granularity import Target
+
+
+@dataclass(frozen=True, eq=False)
+class ScoredTarget:
+    """A target's scores with what its count must respect.
+
+    scores: (U,) float, low = prune.
+    weight: cost of one unit in the currency of the fraction: elements per unit for weights, 1 for coupled
+        groups.
+    minimum: units that are always kept; 1 for structured targets, so that no layer is emptied.
+    round_to: the kept number is rounded up to a multiple of this.
+    fixed: n:m's number of pruned units, whatever the fraction; else None.
+    names: the names that patterns may match, the target's own first.
+    """
+
+    scores: Tensor
+    weight: float = 1
+    minimum: int = 0
+    round_to: int = 1
+    fixed: int | None = None
+    names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if isinstance(self.round_to, bool) or not isinstance(self.round_to, int) or self.round_to < 1:
+            raise InputError(f"round_to is {self.round_to!r}; a whole number of at least 1 is wanted")
+
+    @classmethod
+    def of(cls, target: Target, scores: Tensor, *, round_to: int = 1) -> ScoredTarget:
+        """Read weight, minimum, fixed number and names off the target.
+
+        A target is structured when a unit is a whole slice of every tensor (filters, channels, coupled
+        groups): one unit then stays. round_to counts for these only, the kept number of single weights is
+        not rounded.
+        """
+        units = target.parts[0].units
+        structured = target.group is not None or units.is_slice
+        weight = 1.0 if target.group is not None else units.shape.numel() / max(1, units.num_units)
+        names = (target.name, *(part.param for part in target.scored if part.param != target.name))
+        return cls(scores, weight, int(structured), round_to if structured else 1, units.fixed, names)
+
+    @property
+    def num_units(self) -> int:
+        """U."""
+        return self.scores.numel()
+
+    def bounded(self, pruned: int) -> int:
+        """Return the number to prune once floors, rounding and n:m are met."""
+        if self.fixed is not None:
+            return self.fixed
+        return with_floors(pruned, self.num_units, minimum=self.minimum, round_to=self.round_to)
+
+
+@runtime_checkable
+class Allocator(Protocol):
+    """How much from each target."""
+
+    @property
+    def name(self) -> str:
+        """The spelling that `allocator()` reads back."""
+
+    @property
+    def uses_progress(self) -> bool:
+        """What `fraction` means: False, the share of everything to prune; True, how far along the schedule
+        is, 0 to 1.
+
+        Where the user gave each layer its own number, a schedule only says how much of it is due: hand over
+        its fraction divided by its final one.
+        """
+
+    def counts(self, targets: Mapping[str, ScoredTarget], fraction: float) -> dict[str, int]:
+        """Return the units to prune per target, in the order given; floors and rounding met."""
