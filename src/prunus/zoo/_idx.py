@@ -55,9 +55,7 @@ def read_idx(path: Path) -> Tensor:
     shape = [int.from_bytes(data[i : i + 4], "big") for i in range(4, min(header, len(data)), 4)]
     wanted = header + int(np.prod(shape, dtype=np.int64))
     if len(data) != wanted:
-        raise FileError(
-            f"{path} has {len(data)} bytes where its header asks for {wanted}; fetch the data set again"
-        )
+        raise FileError(f"{path} has {len(data)} bytes where its header asks for {wanted}; fetch the data set again")
     return torch.from_numpy(np.frombuffer(data, np.uint8, offset=header).reshape(shape).copy())
 
 

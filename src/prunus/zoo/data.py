@@ -202,9 +202,7 @@ def _folders() -> list[Path]:
         base = Path(os.environ["PRUNUS_DATA"])
         folders += [base, base / "fashion-mnist", base / "FashionMNIST" / "raw"]
     folders.append(_DEBIAN)
-    folders += [
-        base / "FashionMNIST" / "raw" for base in (Path("data"), Path.home() / "data", Path.home() / ".data")
-    ]
+    folders += [base / "FashionMNIST" / "raw" for base in (Path("data"), Path.home() / "data", Path.home() / ".data")]
     return [*folders, _cache()]
 
 
@@ -227,9 +225,7 @@ def _read_pair(image_path: Path, label_path: Path) -> tuple[Tensor, Tensor]:
 def _order(num_images: int, *, num_held_out: int) -> Tensor:
     """A fixed random order of the images; the first `num_held_out` of it are held out."""
     if not 0 < num_held_out < num_images:
-        raise InputError(
-            f"{num_held_out} of {num_images} images cannot be held out; leave some on both sides"
-        )
+        raise InputError(f"{num_held_out} of {num_images} images cannot be held out; leave some on both sides")
     return torch.randperm(num_images, generator=torch.Generator().manual_seed(0))
 
 

@@ -100,9 +100,7 @@ def densenet121(*, in_channels: int = 3, num_classes: int = 1000, growth: int = 
     return DenseNet(stem, channels=channels, growth=growth, depths=(6, 12, 24, 16), num_classes=num_classes)
 
 
-def densenet_cifar(
-    *, in_channels: int = 3, num_classes: int = 10, depth: int = 40, growth: int = 12
-) -> DenseNet:
+def densenet_cifar(*, in_channels: int = 3, num_classes: int = 10, depth: int = 40, growth: int = 12) -> DenseNet:
     """Build a DenseNet-BC for 32x32 images: 176,122 parameters at depth 40, 769,162 at depth 100 (growth 12).
 
     depth: 6 * n + 4 layers in all.
@@ -110,9 +108,7 @@ def densenet_cifar(
     Source: Huang et al. 2017, arXiv:1608.06993, table 2 (0.8M at depth 100).
     """
     if depth < 10 or depth % 6 != 4:
-        raise InputError(
-            f"depth = {depth}; a DenseNet-BC of three blocks has 6 * n + 4 layers, such as 40 or 100"
-        )
+        raise InputError(f"depth = {depth}; a DenseNet-BC of three blocks has 6 * n + 4 layers, such as 40 or 100")
     channels, per_block = 2 * growth, (depth - 4) // 6
     stem = {"conv0": nn.Conv2d(in_channels, channels, 3, padding=1, bias=False)}
     return DenseNet(stem, channels=channels, growth=growth, depths=(per_block,) * 3, num_classes=num_classes)

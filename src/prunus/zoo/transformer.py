@@ -69,9 +69,7 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(dim)
         self.attention = attention
         self.norm2 = nn.LayerNorm(dim)
-        self.mlp = nn.Sequential(
-            nn.Linear(dim, 4 * dim), nn.GELU(approximate=approximate), nn.Linear(4 * dim, dim)
-        )
+        self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(approximate=approximate), nn.Linear(4 * dim, dim))
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """Map (B, T, D) to (B, T, D)."""
@@ -179,9 +177,7 @@ def vit_cifar(
     )  # fmt: skip
 
 
-def gpt_tiny(
-    *, vocab_size: int = 256, context: int = 128, dim: int = 128, depth: int = 4, heads: int = 4
-) -> GPT:
+def gpt_tiny(*, vocab_size: int = 256, context: int = 128, dim: int = 128, depth: int = 4, heads: int = 4) -> GPT:
     """Build a small GPT over bytes: about 0.84M parameters."""
     return GPT(vocab_size=vocab_size, context=context, dim=dim, depth=depth, heads=heads)
 

@@ -1,0 +1,29 @@
+"""What a model is worth: size, work, memory, energy, time."""
+
+from prunus.costs.compute import Work, effective_macs, macs, macs_by_module, work
+from prunus.costs.energy import Energy, energy
+from prunus.costs.measure import Costs, compare, environment, measure
+from prunus.costs.memory import peak_activation_bytes
+from prunus.costs.size import file_bytes, nonzeros, parameters, weight_bytes
+from prunus.costs.timing import Latency, latency
+
+__all__ = [
+    "Costs",
+    "Energy",
+    "Latency",
+    "Work",
+    "compare",
+    "effective_macs",
+    "energy",
+    "environment",
+    "file_bytes",
+    "latency",
+    "macs",
+    "macs_by_module",
+    "measure",
+    "nonzeros",
+    "parameters",
+    "peak_activation_bytes",
+    "weight_bytes",
+    "work",
+]
