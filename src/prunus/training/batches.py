@@ -61,9 +61,7 @@ def split(batch: Any, name: str, device: torch.device) -> tuple[Inputs, Any]:
     inputs = tuple(x) if isinstance(x, (list, tuple)) else (x,)
     for item in inputs:
         if not isinstance(item, Tensor):
-            raise TrainingError(
-                f"{name} yielded x as {type(item).__name__}; want a tensor or a tuple of tensors"
-            )
+            raise TrainingError(f"{name} yielded x as {type(item).__name__}; want a tensor or a tuple of tensors")
     return tuple(item.to(device) for item in inputs), y.to(device) if isinstance(y, Tensor) else y
 
 
@@ -92,9 +90,7 @@ def first_inputs(loader: Any, name: str, count: int) -> Inputs:
 def check_loader(loader: Any, name: str) -> None:
     """Refuse what cannot be read again at every epoch; raises InputError."""
     if not hasattr(loader, "__iter__") and not hasattr(loader, "__getitem__"):
-        raise InputError(
-            f"{name} is a {type(loader).__name__}; want an iterable of (x, y), such as a DataLoader"
-        )
+        raise InputError(f"{name} is a {type(loader).__name__}; want an iterable of (x, y), such as a DataLoader")
     if hasattr(loader, "__next__"):
         raise InputError(
             f"{name} is a {type(loader).__name__}, which can be read once only; "
@@ -108,3 +104,10 @@ def num_samples(loader: Any, name: str) -> int:
     if isinstance(dataset, Sized):
         return len(dataset)
     return sum(len(inputs[0]) for inputs, _ in batches(loader, name, torch.device("cpu")))
+
+
+def num_batches(loader: Any, name: str) -> int:
+    """How many batches one pass holds: `len(loader)`, or counted."""
+    if isinstance(loader, Sized):
+        return len(loader)
+    return sum(1 for _ in batches(loader, name, torch.device("cpu")))

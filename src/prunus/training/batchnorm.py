@@ -12,9 +12,7 @@ from prunus.errors import InputError
 from prunus.training.batches import batches, forward
 
 
-def recalibrate_(
-    model: nn.Module, loader: Any, *, num_batches: int = 50, device: torch.device | str = "cpu"
-) -> int:
+def recalibrate_(model: nn.Module, loader: Any, *, num_batches: int = 50, device: torch.device | str = "cpu") -> int:
     """Reset every running mean and variance, then average them over the first batches, each counted alike.
 
     Only the batch norms are in training mode meanwhile (dropout stays off); modes and momenta are restored.

@@ -64,9 +64,7 @@ def _check_origin(path: Path, metadata: dict[str, str]) -> None:
         raise FileError(f"{path} is a safetensors file but not a Prunus checkpoint")
     if metadata["version"] != str(VERSION):
         found = metadata["version"]
-        raise FileError(
-            f"checkpoint {path} has version {found}, this Prunus reads version {VERSION}; upgrade Prunus"
-        )
+        raise FileError(f"checkpoint {path} has version {found}, this Prunus reads version {VERSION}; upgrade Prunus")
 
 
 def _checksum(tree: str, tensors: dict[str, Tensor]) -> str:
@@ -87,9 +85,7 @@ def _pack(value: Any, tensors: dict[str, Tensor], where: str) -> Any:
         tensors[name] = value.detach().cpu().contiguous().clone()
         return {"$tensor": name}
     if isinstance(value, dict):
-        return {
-            "$dict": [[_pack(k, tensors, where), _pack(v, tensors, f"{where}.{k}")] for k, v in value.items()]
-        }
+        return {"$dict": [[_pack(k, tensors, where), _pack(v, tensors, f"{where}.{k}")] for k, v in value.items()]}
     if isinstance(value, (list, tuple)):
         items = [_pack(item, tensors, f"{where}[{i}]") for i, item in enumerate(value)]
         return {"$tuple": items} if isinstance(value, tuple) else items

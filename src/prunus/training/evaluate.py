@@ -29,7 +29,7 @@ def evaluate(
     """Evaluate in eval mode without gradients, in float32; the model's mode is restored.
 
     metrics: names among top1, top5, loss, or functions (model, loader) -> float or dict of floats.
-    Returns fractions in [0, 1] for top1 and top5, and the mean over samples for the loss.
+    Returns, in the order of `metrics`, fractions in [0, 1] for top1 and top5, the mean over samples for the loss.
     Raises TrainingError when data, model or metric fail or a value is not finite.
     """
     was_training = model.training
@@ -45,9 +45,12 @@ def _evaluate(
     model: nn.Module, loader: Any, loss: Loss, metrics: Sequence[Metric], name: str, device: torch.device
 ) -> dict[str, float]:
     named = [check_metric_name(metric) for metric in metrics if isinstance(metric, str)]
-    found = _named_metrics(model, loader, loss, named, name, device) if named else {}
+    answers = _named_metrics(model, loader, loss, named, name, device) if named else {}
+    found: dict[str, float] = {}
     for metric in metrics:
-        if not isinstance(metric, str):
+        if isinstance(metric, str):
+            found[metric] = answers[metric]
+        else:
             found.update(_own_metric(metric, model, loader, name))
     return found
 
@@ -97,9 +100,7 @@ def correct_at(output: Tensor, target: Any, ranks: Sequence[int]) -> dict[int, i
     return {rank: int(hits[:, :rank].sum()) for rank in ranks}
 
 
-def _own_metric(
-    metric: Callable[[nn.Module, Any], Any], model: nn.Module, loader: Any, name: str
-) -> dict[str, float]:
+def _own_metric(metric: Callable[[nn.Module, Any], Any], model: nn.Module, loader: Any, name: str) -> dict[str, float]:
     label = getattr(metric, "__name__", type(metric).__name__)
     with blame(f"the metric {label} on {name}"):
         found = metric(model, loader)
@@ -111,9 +112,7 @@ def _finite(value: Any, what: str) -> float:
     try:
         number = float(value)
     except (TypeError, ValueError) as error:
-        raise TrainingError(
-            f"{what} returned {type(value).__name__}; want a float or a dict of floats"
-        ) from error
+        raise TrainingError(f"{what} returned {type(value).__name__}; want a float or a dict of floats") from error
     if not math.isfinite(number):
         raise TrainingError(f"{what} returned {number}; want a finite number")
     return number

@@ -43,9 +43,7 @@ def build_optimizer(name: str, model: nn.Module, arguments: Mapping[str, Any]) -
     check_optimizer(name, arguments)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not parameters:
-        raise InputError(
-            f"the model {type(model).__name__} has no trainable parameter; nothing can be trained"
-        )
+        raise InputError(f"the model {type(model).__name__} has no trainable parameter; nothing can be trained")
     return build(_class(name), parameters, arguments)
 
 
@@ -56,9 +54,7 @@ def build(
     try:
         return kind(parameters, **arguments)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(
-            f"{kind.__name__} refuses its arguments {dict(arguments)}: {first_line(error)}"
-        ) from error
+        raise InputError(f"{kind.__name__} refuses its arguments {dict(arguments)}: {first_line(error)}") from error
 
 
 def check_arguments(what: str, function: Any, arguments: Mapping[str, Any], skip: tuple[str, ...]) -> None:

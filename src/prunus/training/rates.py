@@ -93,15 +93,11 @@ def check_rate(name: str, arguments: Mapping[str, Any]) -> None:
 def rate_names() -> list[str]:
     """Our words, then torch's classes."""
     classes = (value for value in vars(lr_scheduler).values() if inspect.isclass(value))
-    torch_names = {
-        value.__name__ for value in classes if issubclass(value, lr_scheduler.LRScheduler)
-    } - UNSUITABLE
+    torch_names = {value.__name__ for value in classes if issubclass(value, lr_scheduler.LRScheduler)} - UNSUITABLE
     return [*WORDS, *sorted(torch_names)]
 
 
-def _resolve(
-    name: str, optimizer: torch.optim.Optimizer, *, epochs: int, steps: int
-) -> tuple[Any, dict[str, Any]]:
+def _resolve(name: str, optimizer: torch.optim.Optimizer, *, epochs: int, steps: int) -> tuple[Any, dict[str, Any]]:
     if name not in rate_names():
         raise NameNotFound.of("lr_schedule", name, rate_names())
     if name == "constant":

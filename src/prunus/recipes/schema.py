@@ -1,0 +1,171 @@
+"""What a recipe may say. The words are the same in YAML, on the command line and in Python."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+
+from prunus.recipes import words
+
+VERSION = 1
+
+
+class _Part(BaseModel):
+    """A part of a recipe: unknown keys are errors, values cannot be changed, `"5"` is no number."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
+
+
+class Factory(_Part):
+    """A function to call: `package.module:function` or `file.py:function`, and its arguments."""
+
+    factory: Annotated[str, BeforeValidator(words.factory)]
+    args: dict[str, Any] = {}
+
+
+class Optimizer(BaseModel):
+    """Any class of torch.optim by its name; further keys are its arguments."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, protected_namespaces=())
+    name: str
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Everything but the name."""
+        return dict(self.model_extra or {})
+
+    @model_validator(mode="after")
+    def _check(self) -> Optimizer:
+        words.optimizer(self.name, self.arguments)
+        return self
+
+
+class LrSchedule(BaseModel):
+    """constant, cosine, step, one_cycle or a class of torch.optim.lr_scheduler; further keys are its arguments."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, protected_namespaces=())
+    name: str = "constant"
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Everything but the name."""
+        return dict(self.model_extra or {})
+
+    @model_validator(mode="after")
+    def _check(self) -> LrSchedule:
+        words.lr_schedule(self.name, self.arguments)
+        return self
+
+
+_NamedJson = {"anyOf": [{"type": "string"}, {"type": "object", "required": ["name"]}]}
+OptimizerField = Annotated[
+    Optimizer, BeforeValidator(words.short_form("name", "a name, such as adam")), WithJsonSchema(_NamedJson)
+]
+LrScheduleField = Annotated[
+    LrSchedule, BeforeValidator(words.short_form("name", "a name, such as cosine")), WithJsonSchema(_NamedJson)
+]
+FactoryField = Annotated[
+    Factory,
+    BeforeValidator(words.short_form("factory", "module:function")),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "object", "required": ["factory"]}]}),
+]
+Epochs = Annotated[int, Field(ge=0)]
+Precision = Literal["float32", "bfloat16"]
+_TEXT_OR_MAP: dict[str, Any] = {"anyOf": [{"type": "string"}, {"type": "object"}]}
+_TEXT_MAP_OR_LIST: dict[str, Any] = {"anyOf": [{"type": "string"}, {"type": "object"}, {"type": "array"}]}
+Targets = Annotated[Any, BeforeValidator(words.targets), WithJsonSchema(_TEXT_MAP_OR_LIST)]
+Granularity = Annotated[str, BeforeValidator(words.granularity)]
+Criterion = Annotated[str, BeforeValidator(words.criterion)]
+
+
+class Loop(_Part):
+    """A training loop: how long, with which optimizer, at which rate."""
+
+    epochs: Epochs = 0
+    optimizer: OptimizerField | None = Field(default=None, description="default: adam, or the training's with lr / 10")
+    lr_schedule: LrScheduleField = LrSchedule()
+    precision: Precision = "float32"
+
+
+class Sensitivity(_Part):
+    """Which targets bear pruning: each alone, at each level, judged on validation data."""
+
+    levels: Annotated[list[Annotated[float, BeforeValidator(words.ratio)]], Field(min_length=1)] = [0.3, 0.5, 0.7]
+    granularity: Granularity = "filter"
+    criterion: Criterion = "l1"
+    targets: Targets = "*"
+
+
+class Policy(_Part):
+    """What is pruned together, by which criterion, how much from each, and when."""
+
+    name: str | None = None
+    targets: Targets = "*"
+    granularity: Granularity
+    criterion: Criterion = "l1"
+    allocation: Annotated[Any, BeforeValidator(words.allocation), WithJsonSchema(_TEXT_OR_MAP)] = "uniform"
+    schedule: Annotated[Any, BeforeValidator(words.schedule), WithJsonSchema(_TEXT_OR_MAP)]
+    round_to: Annotated[int, Field(ge=1)] = 1
+
+
+class Guard(_Part):
+    """Keep the last state whose validation metric is at most `max_drop` worse than the dense model's."""
+
+    metric: str = "top1"
+    max_drop: Annotated[float, Field(ge=0)]
+    mode: Literal["max", "min"] = "max"
+
+
+class Prune(Loop):
+    """The fine-tuning loop during which the policies prune."""
+
+    epochs: Annotated[int, Field(ge=1)] = 1
+    policies: Annotated[list[Policy], Field(min_length=1)]
+    stop: list[Annotated[dict[str, Any], BeforeValidator(words.stop)]] = []
+    guard: Guard | None = None
+
+
+class Finish(_Part):
+    """What happens after pruning."""
+
+    thin: bool = Field(default=True, description="remove pruned filters and channels physically")
+    verify: bool = Field(default=True, description="prove thinned == masked in float64")
+    recalibrate: bool = Field(default=True, description="measure batch norm's statistics anew")
+    save: Annotated[str, BeforeValidator(words.file_name)] = Field(
+        default="model.prunus", description="file name of the pruned model in the out folder"
+    )
+    export: Literal["onnx"] | None = None
+    latency: bool = Field(default=True, description="measure the latency of both models")
+
+
+class Recipe(_Part):
+    """A whole run: train, prune, fine-tune, thin, prove, measure, report."""
+
+    version: Annotated[Literal[1], BeforeValidator(words.version)]
+    name: str | None = None
+    model: FactoryField
+    data: FactoryField
+    loss: Annotated[str, BeforeValidator(words.loss)] = "cross_entropy"
+    metrics: Annotated[list[Annotated[str, BeforeValidator(words.metric)]], Field(min_length=1)] = ["top1", "top5"]
+    seed: Annotated[int, Field(ge=0)] = 0
+    device: Annotated[str, BeforeValidator(words.device)] = "cpu"
+    threads: Annotated[int, Field(ge=1)] | None = None
+    train: Loop = Loop()
+    sensitivity: Sensitivity | None = None
+    prune: Prune
+    fine_tune: Loop | None = None
+    finish: Finish = Finish()
+    out: Annotated[str, Field(min_length=1)]
+
+    def plain(self) -> dict[str, Any]:
+        """Plain values, every default filled in; what the run is recognised by."""
+        found: Mapping[str, Any] = self.model_dump(mode="json")
+        return dict(found)
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON schema that editors complete and check recipes with."""
+    schema = Recipe.model_json_schema()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "Prunus recipe"}

@@ -1,0 +1,158 @@
+"""The checks behind the schema: each word of a recipe is asked of the room that knows it.
+
+Every function takes what YAML gave and returns it, or raises a ValueError whose text says what is wanted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import PurePath
+from typing import Any
+
+import torch
+from pydantic import BaseModel
+
+import prunus.allocation
+import prunus.criteria
+import prunus.granularity
+from prunus.errors import InputError, NameNotFound
+from prunus.recipes.resolve import split_name
+from prunus.training.evaluate import NAMED_METRICS
+from prunus.training.losses import LOSSES
+from prunus.training.optimizers import check_optimizer
+from prunus.training.rates import check_rate
+
+BUDGETS = ("sparsity", "macs", "params", "bytes", "nnz")
+
+
+def short_form(key: str, example: str) -> Callable[[Any], Any]:
+    """`adam` may be written for `{name: adam}`."""
+
+    def expand(value: Any) -> Any:
+        if isinstance(value, str):
+            return {key: value}
+        if not isinstance(value, (dict, BaseModel)):
+            raise InputError(f"want {example}, or a mapping with `{key}`")
+        return value
+
+    return expand
+
+
+def version(value: Any) -> Any:
+    """Only version 1 can be read."""
+    if isinstance(value, int) and not isinstance(value, bool) and value > 1:
+        raise InputError("this recipe is from a newer Prunus, this one reads version 1; upgrade Prunus")
+    if value != 1 or isinstance(value, bool):
+        raise InputError("want `version: 1`")
+    return value
+
+
+def factory(value: Any) -> Any:
+    """`module:function`, well spelt; whether it exists is asked when it is needed."""
+    split_name(_text(value, "module:function"))
+    return value
+
+
+def loss(value: Any) -> Any:
+    """A loss by name, or module:function."""
+    return _name_or_function(value, "loss", LOSSES)
+
+
+def metric(value: Any) -> Any:
+    """A metric by name, or module:function."""
+    return _name_or_function(value, "metric", NAMED_METRICS)
+
+
+def device(value: Any) -> Any:
+    """A device that torch knows and this machine has."""
+    try:
+        torch.empty(0, device=torch.device(_text(value, "a device, such as cpu")))
+    except (RuntimeError, AssertionError) as error:
+        first = str(error).splitlines()[0]
+        raise InputError(f"torch cannot use this device here ({first}); want cpu, or one that is here") from error
+    return value
+
+
+def optimizer(name: str, arguments: Mapping[str, Any]) -> None:
+    """A torch.optim class that takes these arguments."""
+    check_optimizer(name, arguments)
+
+
+def lr_schedule(name: str, arguments: Mapping[str, Any]) -> None:
+    """A learning-rate schedule that takes these arguments."""
+    check_rate(name, arguments)
+
+
+def granularity(value: Any) -> Any:
+    """`element`, `filter`, `2:4`, `vector(4, dim=1)`, …"""
+    prunus.granularity.granularity(_text(value, "a granularity, such as filter"))
+    return value
+
+
+def criterion(value: Any) -> Any:
+    """`l1`, `l2`, `random`, …"""
+    prunus.criteria.criterion(_text(value, "a criterion, such as l2"))
+    return value
+
+
+def allocation(value: Any) -> Any:
+    """`uniform`, `global`, `{per_layer: …}`, `{threshold: …}`."""
+    prunus.allocation.allocator(value)
+    return value
+
+
+def schedule(value: Any) -> Any:
+    """`{kind: agp, final: 0.5, begin: 0ep, end: 3ep}`, …"""
+    return value
+
+
+def stop(value: Any) -> Any:
+    """`{sparsity: 0.9}`, `{macs: 0.33}`."""
+    if not isinstance(value, dict) or len(value) != 1:
+        raise InputError("want one condition, such as `sparsity: 0.9` or `macs: 0.33`")
+    quantity, limit = next(iter(value.items()))
+    if quantity not in BUDGETS:
+        raise NameNotFound.of("stop condition", quantity, BUDGETS)
+    if isinstance(limit, bool) or not isinstance(limit, (int, float)) or not limit > 0:
+        raise InputError(f"{quantity} is {limit!r}; want a number above 0: a fraction of the dense model's, or a count")
+    return value
+
+
+def targets(value: Any) -> Any:
+    """A pattern, a list of patterns, or `{type: Conv2d, name: pattern, exclude: pattern}`."""
+    if isinstance(value, str) or (isinstance(value, list) and value and all(isinstance(v, str) for v in value)):
+        return value
+    if not isinstance(value, dict):
+        raise InputError("want a pattern, a list of patterns, or a mapping with type, name, exclude")
+    for key in value:
+        if key not in ("type", "name", "exclude"):
+            raise NameNotFound.of("key of targets", str(key), ("type", "name", "exclude"))
+    return value
+
+
+def ratio(value: Any) -> Any:
+    """A fraction in [0, 1)."""
+    return prunus.allocation.check_ratio("level", value)
+
+
+def file_name(value: Any) -> Any:
+    """A plain file name: the file goes into the out folder."""
+    text = _text(value, "a file name, such as model.prunus")
+    if not text or text in (".", "..") or text != PurePath(text).name:
+        raise InputError("want a plain file name, such as model.prunus; the folder is `out`")
+    return value
+
+
+def _name_or_function(value: Any, what: str, names: tuple[str, ...]) -> Any:
+    text = _text(value, f"a {what}: {', '.join(names)}, or module:function")
+    if ":" in text:
+        split_name(text)
+    elif text not in names:
+        raise NameNotFound.of(what, text, names)
+    return value
+
+
+def _text(value: Any, wanted: str) -> str:
+    if not isinstance(value, str):
+        raise InputError(f"want {wanted}")
+    return value
