@@ -1,0 +1,6 @@
+"""What hangs together? Capture a model, follow every axis, find the groups that go as one."""
+
+from prunus.axes.graph import Graph, Size, Surgery, trace
+from prunus.axes.groups import Frozen, Group, Member
+
+__all__ = ["Frozen", "Graph", "Group", "Member", "Size", "Surgery", "trace"]

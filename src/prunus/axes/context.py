@@ -1,0 +1,122 @@
+"""What the rules write down while they walk over a trace."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from prunus.axes.algebra import Axis, AxisConflictError, unify
+from prunus.axes.trace import Meta, Node, Ref, Trace
+
+Role = Literal["out", "in", "scale"]
+
+
+@dataclass(frozen=True)
+class Value:
+    """A tensor as the algebra sees it.
+
+    dims: an axis per dimension.
+    zero: per dimension, whether the tensor is exactly 0 at removed positions once every parameter is zeroed there.
+        A sum over a dimension loses nothing by removal only where this holds (relu keeps it, sigmoid does not).
+    """
+
+    dims: tuple[Axis, ...]
+    zero: tuple[bool, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "dims", tuple(d.root() for d in self.dims))
+        assert len(self.dims) == len(self.zero), self
+
+    def with_zero(self, flag: bool) -> Value:
+        """Return the same dimensions with every zero flag and-ed with `flag`."""
+        return Value(self.dims, tuple(z and flag for z in self.zero))
+
+
+@dataclass
+class Context:
+    """The state of one propagation.
+
+    values: what each node's result is, by node index.
+    macs: one entry per contraction: the axes whose sizes multiply to its multiply-accumulates.
+    attributes: (module path, attribute) -> the axis whose size that attribute must hold.
+    roles: (state name, dim) -> what the dimension is to the operation that uses it.
+    equal: axes that must keep equally many positions.
+    unknown: operations without a rule -> where they occur.
+    """
+
+    trace: Trace
+    values: list[Value | tuple[Value | None, ...] | None] = field(default_factory=list)
+    state: dict[str, Value] = field(default_factory=dict)
+    used: set[str] = field(default_factory=set)
+    macs: list[tuple[Axis, ...]] = field(default_factory=list)
+    attributes: dict[tuple[str, str], Axis] = field(default_factory=dict)
+    roles: dict[tuple[str, int], Role] = field(default_factory=dict)
+    equal: list[tuple[Axis, ...]] = field(default_factory=list)
+    unknown: dict[str, list[str]] = field(default_factory=dict)
+
+    def value(self, ref: Ref | None) -> Value:
+        """Return the single value that a tensor argument refers to."""
+        assert isinstance(ref, Ref), ref
+        found = self.values[ref.index]
+        assert isinstance(found, Value), (ref, found)
+        return found
+
+    def optional(self, arg: object) -> Value | None:
+        """Return the value of an argument that may be None."""
+        return self.value(arg) if isinstance(arg, Ref) else None
+
+    def unify(self, a: Axis, b: Axis, node: Node) -> None:
+        """Couple two axes, or freeze both where they have no common refinement."""
+        try:
+            unify(a, b)
+        except AxisConflictError as conflict:
+            reason = because(f"its positions cannot be matched: {conflict}", node)
+            a.freeze(reason)
+            b.freeze(reason)
+
+    def freeze(self, axes: Axis | Iterable[Axis], why: str, node: Node) -> None:
+        """Freeze axes, naming the operation and the source line."""
+        for axis in [axes] if isinstance(axes, Axis) else axes:
+            axis.freeze(because(why, node))
+
+    def contract(self, a: Axis, a_zero: bool, b: Axis, b_zero: bool, node: Node) -> None:
+        """Couple the two sides of a sum of products; freeze them where removal would drop something that is not 0."""
+        self.unify(a, b, node)
+        if not (a_zero or b_zero):
+            self.freeze(a, "a sum over it would lose terms that are not zero", node)
+
+    def role(self, arg: object, *roles: Role) -> None:
+        """Remember what a parameter's dimensions are to the operation that takes it as `arg`; the rest are `scale`."""
+        if isinstance(arg, Ref):
+            source = self.trace.nodes[arg.index]
+            if source.kind in ("parameter", "buffer") and isinstance(source.value, Meta):
+                for dim in range(len(source.value.shape)):
+                    self.roles.setdefault((source.target, dim), roles[dim] if dim < len(roles) else "scale")
+
+
+def because(why: str, node: Node) -> str:
+    """Return a reason with its operation and source line."""
+    return f"{why} ({node.op}{' at ' + node.location if node.location else ''})"
+
+
+def fresh(shape: Sequence[int], zero: bool = True) -> Value:
+    """Return a value over new, free axes."""
+    return Value(tuple(Axis(n) for n in shape), (zero,) * len(shape))
+
+
+def frozen(shape: Sequence[int], reason: str) -> Value:
+    """Return a value over new axes that keep all their positions."""
+    value = fresh(shape)
+    for axis in value.dims:
+        axis.freeze(reason)
+    return value
+
+
+def frozen_result(node: Node, why: str) -> Value | tuple[Value | None, ...]:
+    """Return frozen values in the shape of a node's result or results."""
+    reason = because(why, node)
+    if isinstance(node.value, Meta):
+        return frozen(node.value.shape, reason)
+    assert isinstance(node.value, tuple), node
+    return tuple(None if meta is None else frozen(meta.shape, reason) for meta in node.value)

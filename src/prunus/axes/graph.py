@@ -1,0 +1,156 @@
+"""The face of the axes: a traced model with its groups, frozen dimensions and costs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from prunus.axes.algebra import Axis
+from prunus.axes.context import Context
+from prunus.axes.groups import (
+    Frozen,
+    Group,
+    equal_sets,
+    find_frozen,
+    find_groups,
+    first_reason,
+    split_compound_equals,
+)
+from prunus.axes.positions import kept_positions, size_after
+from prunus.axes.propagate import propagate
+from prunus.axes.trace import Trace, capture
+from prunus.errors import InputError, NameNotFound
+
+
+@dataclass(frozen=True)
+class Size:
+    """What a model costs: parameters (tied ones once) and multiply-accumulates of one forward on the example inputs."""
+
+    params: int
+    macs: int
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A model's structure: `print(graph)` shows its groups and what is frozen, with reasons.
+
+    groups: what can be removed together, in the order of the parameters.
+    frozen: dimensions of weights that keep all their positions, and why.
+    unknown: operations without a rule -> the source lines where they occur.
+    equal: names of groups that must lose equally many units.
+    """
+
+    groups: tuple[Group, ...]
+    frozen: tuple[Frozen, ...]
+    unknown: Mapping[str, tuple[str, ...]]
+    equal: tuple[tuple[str, ...], ...]
+    trace: Trace = field(repr=False)
+    context: Context = field(repr=False)
+
+    def __getitem__(self, name: str) -> Group:
+        """Return a group by name; raises NameNotFound with near names."""
+        for group in self.groups:
+            if group.name == name:
+                return group
+        raise NameNotFound.of("group", name, [g.name for g in self.groups])
+
+    def why(self, param: str, dim: int) -> str:
+        """Say what a dimension of a parameter belongs to, or why it keeps all its positions."""
+        if param not in self.context.state:
+            raise NameNotFound.of("parameter", param, self.context.state)
+        dims = self.context.state[param].dims
+        if not -len(dims) <= dim < len(dims):
+            raise InputError(f"{param} has {len(dims)} dimensions, so dim {dim} does not exist")
+        by_leaf = {group.leaf: group for group in self.groups}
+        groups = [by_leaf[leaf] for leaf in dict.fromkeys(dims[dim].leaves()) if leaf in by_leaf]
+        if not groups:
+            return f"{param} dim {dim} is frozen: {first_reason(dims[dim])}"
+        parts = ", ".join(f"{group.name} ({group.size} units, {len(group.members)} members)" for group in groups)
+        return f"{param} dim {dim} belongs to {parts}"
+
+    def kept(self, kept: Mapping[str, Tensor]) -> dict[Axis, NDArray[np.int64]]:
+        """Translate kept positions by group name into kept positions by axis."""
+        return {self[name].leaf: np.asarray(positions.cpu(), dtype=np.int64) for name, positions in kept.items()}
+
+    def size(self, sizes: Mapping[str, int] | None = None) -> Size:
+        """Return parameters and multiply-accumulates with `sizes` units left in the groups named (all by default)."""
+        kept = {self[name].leaf: np.arange(count) for name, count in (sizes or {}).items()}
+        params = sum(
+            math.prod(size_after(axis, kept) for axis in self.context.state[name].dims)
+            for name in self.context.state
+            if name in self.trace.parameters and name not in self.trace.ties
+        )
+        macs = sum(math.prod(size_after(axis, kept) for axis in term) for term in self.context.macs)
+        return Size(params, macs)
+
+    def unit_cost(self, group: str) -> Size:
+        """Return the parameters and multiply-accumulates that one unit of a group takes along."""
+        full, less = self.size(), self.size({group: self[group].size - 1})
+        return Size(full.params - less.params, full.macs - less.macs)
+
+    def surgery(self, kept: Mapping[str, Tensor]) -> Surgery:
+        """Return what removing all but the `kept` positions of each group means, tensor by tensor."""
+        by_axis = self.kept(kept)
+        edits: dict[str, dict[int, NDArray[np.int64]]] = {}
+        for name, value in self.context.state.items():
+            for dim, axis in enumerate(value.dims):
+                if size_after(axis, by_axis) != axis.root().size:
+                    edits.setdefault(name, {})[dim] = kept_positions(axis, by_axis)
+        attributes = {
+            f"{module}.{attribute}" if module else attribute: (axis.root().size, size_after(axis, by_axis))
+            for (module, attribute), axis in self.context.attributes.items()
+            if size_after(axis, by_axis) != axis.root().size
+        }
+        return Surgery(edits, attributes, by_axis)
+
+    def __str__(self) -> str:
+        size = self.size()
+        lines = [f"{len(self.groups)} groups, {size.params:,} parameters, {size.macs:,} MACs on the example inputs"]
+        for group in self.groups:
+            cost = self.unit_cost(group.name)
+            producers = ", ".join(m.param for m in group.members if m.role == "out" and m.is_parameter)
+            lines.append(
+                f"  {group.name}: {group.size} {group.kind}s, {len(group.members)} members; one costs "
+                f"{cost.params:,} parameters, {cost.macs:,} MACs; made by {producers or group.members[0].param}"
+            )
+        lines.extend(f"  {f.param} dim {f.dim} ({f.size}) is frozen: {f.reason}" for f in self.frozen)
+        lines.extend(f"  no rule for {op} at {', '.join(sorted(set(at)))}" for op, at in self.unknown.items())
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Surgery:
+    """The consequences of a plan, by name.
+
+    edits: parameter or buffer -> dimension -> kept positions, ascending.
+    attributes: `path.attribute` -> (size now, size then), for numbers that operations read from modules.
+    kept: axis -> kept positions, to translate any tensor of the trace.
+    """
+
+    edits: Mapping[str, Mapping[int, NDArray[np.int64]]]
+    attributes: Mapping[str, tuple[int, int]]
+    kept: Mapping[Axis, NDArray[np.int64]] = field(default_factory=dict, repr=False)
+
+
+def trace(model: nn.Module, args: Any, kwargs: Mapping[str, Any] | None = None) -> Graph:
+    """Capture a model on example inputs and find out what hangs together.
+
+    model: any module that `torch.export` captures; it is left as it was.
+    args: a tensor, or a tuple of positional arguments. kwargs: keyword arguments of forward.
+    Raises CaptureError, with the cause in one sentence, where the model cannot be run or captured.
+    """
+    ctx = propagate(capture(model, args, kwargs))
+    for leaf in split_compound_equals(ctx):
+        leaf.freeze("one number cuts it into pieces that are not single axes")
+    groups = find_groups(ctx)
+    unknown = {op: tuple(places) for op, places in ctx.unknown.items()}
+    return Graph(groups, find_frozen(ctx), unknown, equal_sets(ctx, groups), ctx.trace, ctx)
+
+
+__all__ = ["Graph", "Size", "Surgery", "trace"]

@@ -1,0 +1,75 @@
+"""Reductions and scans: a sum may lose zeros, a mean may not lose a count, an order may not lose anything."""
+
+from __future__ import annotations
+
+from prunus.axes.algebra import Axis
+from prunus.axes.context import Context, Value
+from prunus.axes.rules.registry import Result, rule
+from prunus.axes.trace import Meta, Node
+
+SUMS = ("aten.sum", "aten.linalg_vector_norm", "aten.norm", "aten.nansum", "aten.count_nonzero")
+
+
+@rule(
+    "aten.sum", "aten.nansum", "aten.mean", "aten.amax", "aten.amin", "aten.max.dim", "aten.min.dim",
+    "aten.max.default",
+    "aten.min.default", "aten.var", "aten.std", "aten.var_mean", "aten.std_mean", "aten.argmax", "aten.argmin",
+    "aten.any", "aten.all", "aten.logsumexp", "aten.linalg_vector_norm", "aten.norm", "aten.prod", "aten.median",
+    "aten.count_nonzero",
+)  # fmt: skip
+def reduce(ctx: Context, node: Node) -> Result:
+    """Reduce dimensions; zeros along the remaining ones stay zero for the reductions that map 0 to 0."""
+    x = ctx.value(node.args[0])
+    reduced = _reduced_dims(node, len(x.dims))
+    adds = node.op.startswith(SUMS) and _is_a_sum_of_powers(node)
+    for dim in reduced:
+        if not (adds and x.zero[dim]):
+            why = "a sum over it would lose terms that are not zero" if adds else "the reduction counts or compares it"
+            ctx.freeze(x.dims[dim], why, node)
+    keeps = not any(word in node.op for word in ("arg", "logsumexp", "prod", "all", "median"))
+    result = node.value[0] if isinstance(node.value, tuple) else node.value
+    assert isinstance(result, Meta)
+    keepdim = len(result.shape) == len(x.dims)
+    dims = [Axis(1) if i in reduced else a for i, a in enumerate(x.dims) if keepdim or i not in reduced]
+    zero = [i in reduced or (z and keeps) for i, z in enumerate(x.zero) if keepdim or i not in reduced]
+    value = Value(tuple(dims), tuple(zero))
+    return (value,) * len(node.value) if isinstance(node.value, tuple) else value
+
+
+def _reduced_dims(node: Node, rank: int) -> set[int]:
+    position = 2 if "norm" in node.op else 1
+    overload = node.op.rpartition(".")[2]
+    dim = node.arg(position, "dim", None)
+    if overload in ("max", "min", "any", "all", "sum", "mean") or dim is None or dim == []:
+        return set(range(rank))
+    return {d % rank for d in ([dim] if isinstance(dim, int) else dim)}
+
+
+def _is_a_sum_of_powers(node: Node) -> bool:
+    """A p-norm is one for finite p > 0; the maximum norm and the count of the 0-norm are orders and counts."""
+    if "norm" not in node.op:
+        return True
+    p = node.arg(1, "ord" if "linalg" in node.op else "p", 2)
+    return isinstance(p, (int, float)) and 0 < p < float("inf")
+
+
+@rule(
+    "aten.softmax.int", "aten._softmax", "aten.log_softmax.int", "aten._log_softmax", "aten.cumsum", "aten.cumprod",
+    "aten.sort", "aten.argsort", "aten.topk", "aten.logcumsumexp", "aten.cummax", "aten.diff",
+)  # fmt: skip
+def scan(ctx: Context, node: Node) -> Result:
+    """Mix along one dimension, which keeps all its positions; the others pass."""
+    x = ctx.value(node.args[0])
+    dim = node.arg(2 if "topk" in node.op or "diff" in node.op else 1, "dim", -1)
+    dim = -1 if isinstance(dim, bool) else dim
+    ctx.freeze(x.dims[dim], "its positions are mixed or ordered", node)
+    metas = node.value if isinstance(node.value, tuple) else (node.value,)
+    values = []
+    for meta in metas:
+        assert isinstance(meta, Meta)
+        dims = list(x.dims)
+        if meta.shape[dim] != dims[dim].size:
+            dims[dim] = Axis(meta.shape[dim])
+            ctx.freeze(dims[dim], "its positions are mixed or ordered", node)
+        values.append(Value(tuple(dims), tuple(z and "cumsum" in node.op for z in x.zero)))
+    return tuple(values) if isinstance(node.value, tuple) else values[0]

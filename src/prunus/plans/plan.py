@@ -1,0 +1,156 @@
+"""The plan: what will be kept, as plain data, from the decision to the result."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prunus.axes import Graph, Surgery
+from prunus.errors import InputError, NameNotFound, NothingToPrune
+from prunus.plans.proof import Proof, apply_masks_, mask_, prove
+from prunus.plans.record import Record, attach
+from prunus.plans.surgery import check_same_model, cut, thin_
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Kept positions per group, masks per parameter, and where they came from.
+
+    graph: the traced model. kept: group name -> int64 positions, ascending; groups that are absent keep all units.
+    masks: parameter -> boolean, in the dense shape, False where an element is zero.
+    provenance: how it was decided: criterion, ratio, seed; plain values.
+    """
+
+    graph: Graph
+    kept: Mapping[str, Tensor]
+    masks: Mapping[str, Tensor] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, positions in self.kept.items():
+            _check_positions(name, positions, self.graph[name].size)
+        for name, mask in self.masks.items():
+            if name not in self.graph.trace.state:
+                raise NameNotFound.of("parameter", name, self.graph.trace.state)
+            shape = self.graph.trace.state[name].shape
+            if mask.dtype != torch.bool or tuple(mask.shape) != shape:
+                raise InputError(f"the mask of {name} is {mask.dtype} {tuple(mask.shape)}; it must be bool {shape}")
+        for names in self.graph.equal:
+            counts = {name: len(self.kept.get(name, range(self.graph[name].size))) for name in names}
+            if len(set(counts.values())) > 1:
+                raise InputError(f"one number cuts {names}, so they must keep equally many units, not {counts}")
+
+    @classmethod
+    def from_pruned(
+        cls,
+        graph: Graph,
+        pruned: Mapping[str, Tensor],
+        masks: Mapping[str, Tensor] | None = None,
+        provenance: Mapping[str, Any] | None = None,
+    ) -> Plan:
+        """Make a plan from boolean vectors, True where a unit of the group goes.
+
+        Raises NothingToPrune where neither a unit nor an element goes: the message lists what is frozen and why.
+        """
+        kept = {name: (~flags).nonzero().flatten().cpu() for name, flags in pruned.items() if bool(flags.any())}
+        masks = {name: mask for name, mask in (masks or {}).items() if not bool(mask.all())}
+        if not kept and not masks:
+            raise NothingToPrune(nothing_to_prune(graph))
+        return cls(graph, kept, masks, provenance or {})
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Units left in each group that loses some."""
+        return {name: len(positions) for name, positions in self.kept.items()}
+
+    def surgery(self) -> Surgery:
+        """Return what the plan means tensor by tensor."""
+        return self.graph.surgery(self.kept)
+
+    def mask(self, model: nn.Module) -> nn.Module:
+        """Return a copy of `model` in which everything that the plan removes is zero; shapes stay."""
+        check_same_model(model, self._shapes())
+        masked = copy.deepcopy(model)
+        with torch.no_grad():
+            mask_(masked, self.surgery())
+            apply_masks_(masked, self.masks)
+        return masked
+
+    def prove(self, model: nn.Module) -> Proof:
+        """Show that the thinned model computes what the masked one does; raises ProofError if it does not."""
+        check_same_model(model, self._shapes())
+        return prove(model, self.graph, self.surgery(), self.masks)
+
+    def apply(
+        self,
+        model: nn.Module,
+        *,
+        optimizer: torch.optim.Optimizer | None = None,
+        inplace: bool = False,
+        prove: bool = True,
+    ) -> nn.Module:
+        """Return the thinned model: fewer channels, the user's own class, the same state-dict keys.
+
+        optimizer: its state is cut along; only with `inplace`, since it belongs to this very model.
+        inplace: thin `model` itself instead of a copy. Parameters keep their identity.
+        prove: compare thinned and masked first (see `Plan.prove`); an error leaves everything as it was.
+        """
+        if optimizer is not None and not inplace:
+            raise InputError("an optimizer was given without inplace=True, but it belongs to the model, not to a copy")
+        check_same_model(model, self._shapes())
+        proof = self.prove(model) if prove else None
+        result = model if inplace else copy.deepcopy(model)
+        surgery = self.surgery()
+        with torch.no_grad():
+            apply_masks_(result, self.masks)
+            thin_(result, surgery, optimizer)
+        attach(result, Record.of(self, surgery, proof))
+        return result
+
+    def thinned_masks(self) -> dict[str, Tensor]:
+        """Return the element masks in the shapes that parameters have after `apply`."""
+        edits = self.surgery().edits
+        return {name: cut(mask, edits.get(name, {})) for name, mask in self.masks.items()}
+
+    def explain(self) -> str:
+        """Say in words what is kept, what it saves, and what could not be touched."""
+        before, after = self.graph.size(), self.graph.size(self.sizes)
+        lines = [
+            f"parameters {before.params:,} -> {after.params:,} ({before.params / max(after.params, 1):.2f}x fewer), "
+            f"MACs {before.macs:,} -> {after.macs:,} ({before.macs / max(after.macs, 1):.2f}x fewer)"
+        ]
+        for group in self.graph.groups:
+            left = self.sizes.get(group.name, group.size)
+            lines.append(f"  {group.name}: keeps {left} of {group.size} {group.kind}s")
+        for name, mask in self.masks.items():
+            lines.append(f"  {name}: {1 - float(mask.float().mean()):.1%} of its elements are zero")
+        lines.extend(f"  {f.param} dim {f.dim} is frozen: {f.reason}" for f in self.graph.frozen)
+        return "\n".join(lines)
+
+    def __str__(self) -> str:
+        return self.explain()
+
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: meta.shape for name, meta in self.graph.trace.state.items()}
+
+
+def _check_positions(name: str, positions: Tensor, size: int) -> None:
+    if positions.dtype != torch.int64 or positions.dim() != 1:
+        raise InputError(f"kept positions of {name} must be a one-dimensional int64 tensor")
+    if len(positions) == 0:
+        raise InputError(f"the plan removes all {size} units of {name}; at least one must stay")
+    if int(positions.min()) < 0 or int(positions.max()) >= size or not bool((positions.diff() > 0).all()):
+        raise InputError(f"kept positions of {name} must be ascending and within 0..{size - 1}")
+
+
+def nothing_to_prune(graph: Graph) -> str:
+    """Explain why a request changes nothing: what is frozen and by what."""
+    reasons = "; ".join(f"{f.param} dim {f.dim}: {f.reason}" for f in graph.frozen[:6])
+    if graph.groups:
+        return f"the plan keeps every unit of all {len(graph.groups)} groups; ask for a higher ratio"
+    return f"no axis of the model can be pruned. {reasons or 'It has no weights with two dimensions.'}"

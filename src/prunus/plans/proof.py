@@ -1,0 +1,194 @@
+"""The proof: thinned(x) == masked(x), in float64, on the model's own weights and on generic ones."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from prunus.axes import Graph, Surgery
+from prunus.axes.context import Value
+from prunus.axes.positions import kept_positions
+from prunus.errors import ProofError
+from prunus.plans.surgery import keep_mask, named_state, thin_
+
+TOLERANCE = 1e-10
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What was compared and how far apart it was.
+
+    max_abs: largest difference of any output element. max_rel: that, over the largest output element.
+    generic: the same with random weights, so that no dead branch hides an error; nan where those overflow.
+    """
+
+    max_abs: float
+    max_rel: float
+    generic: float
+    tolerance: float = TOLERANCE
+    dtype: str = "float64"
+
+    @property
+    def passed(self) -> bool:
+        """Tell whether both comparisons hold."""
+        return self.max_rel <= self.tolerance and not self.generic > self.tolerance
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Proof:
+        """Read what `to_dict` wrote."""
+        generic = math.nan if values["generic"] is None else values["generic"]
+        return cls(values["max_abs"], values["max_rel"], generic, values["tolerance"], values["dtype"])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, as the report stores them."""
+        generic = None if math.isnan(self.generic) else self.generic
+        return {
+            "max_abs": self.max_abs,
+            "max_rel": self.max_rel,
+            "generic": generic,
+            "tolerance": self.tolerance,
+            "dtype": self.dtype,
+            "passed": self.passed,
+        }
+
+
+@torch.no_grad()
+def prove(model: nn.Module, graph: Graph, surgery: Surgery, masks: Mapping[str, Tensor]) -> Proof:
+    """Compare masked and thinned copies of `model` on the graph's example inputs.
+
+    model: the dense model; it is not touched. Three float64 copies of it live while this runs.
+    Raises ProofError, naming the first module whose output differs, unless they agree to 1e-10 of the largest output.
+    """
+    dense = copy.deepcopy(model).double().eval()
+    apply_masks_(dense, masks)
+    own = _compare(dense, graph, surgery)
+    _randomise_(dense)
+    apply_masks_(dense, masks)
+    proof = Proof(own[0], own[1], _compare(dense, graph, surgery, finite=False)[1])
+    if not proof.passed:
+        raise ProofError(f"thinned and masked outputs differ by {max(proof.max_rel, proof.generic):.2e} (relative)")
+    return proof
+
+
+def apply_masks_(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
+    """Zero the elements whose mask is False."""
+    state = named_state(model)
+    for name, mask in masks.items():
+        state[name].data.masked_fill_(~mask.to(state[name].device), 0)
+
+
+def _compare(dense: nn.Module, graph: Graph, surgery: Surgery, finite: bool = True) -> tuple[float, float]:
+    """Return the absolute and relative difference of masked and thinned outputs."""
+    masked = copy.deepcopy(dense)
+    mask_(masked, surgery)
+    thinned = copy.deepcopy(dense)
+    thin_(thinned, surgery)
+    want = run(masked, graph)
+    if not all(torch.isfinite(t).all() for t in want):
+        if finite:
+            raise ProofError(
+                "the masked model's output is not finite on the example inputs, so nothing can be compared"
+            )
+        return math.nan, math.nan
+    try:
+        got = run(thinned, graph)
+    except Exception as error:
+        line = (str(error).strip().splitlines() or [""])[0]
+        raise ProofError(
+            f"{type(dense).__name__} cannot run with fewer channels: {type(error).__name__}: {line}; its forward "
+            "probably holds a fixed number (a literal in view or split): read it from the tensor or the module instead"
+        ) from error
+    largest = max((float(t.abs().max()) for t in want if t.numel()), default=0.0)
+    shapes_agree = [t.shape for t in want] == [t.shape for t in got]
+    apart = (
+        max((float((a - b).abs().max()) for a, b in zip(want, got, strict=True) if a.numel()), default=0.0)
+        if (shapes_agree)
+        else math.inf
+    )
+    relative = apart / largest if largest else apart
+    if not relative <= TOLERANCE:
+        raise ProofError(_first_difference(masked, thinned, graph, surgery, relative))
+    return apart, relative
+
+
+def mask_(model: nn.Module, surgery: Surgery) -> None:
+    """Zero, in place, every element that the surgery would cut away."""
+    state = named_state(model)
+    for name, edit in surgery.edits.items():
+        tensor = state[name]
+        tensor.data.masked_fill_(~keep_mask(tensor.shape, edit).to(tensor.device), 0)
+
+
+def run(model: nn.Module, graph: Graph) -> list[Tensor]:
+    """Run a float64 model on the example inputs; return its floating outputs in order."""
+    device = next((t.device for t in named_state(model).values()), torch.device("cpu"))
+
+    def cast(x: Any) -> Any:
+        if not isinstance(x, Tensor):
+            return x
+        return x.to(device, torch.float64) if x.is_floating_point() else x.to(device)
+
+    args, kwargs = pytree.tree_map(cast, (graph.trace.args, dict(graph.trace.kwargs)))
+    leaves = pytree.tree_leaves(model(*args, **kwargs))
+    return [x for x in leaves if isinstance(x, Tensor) and x.is_floating_point()]
+
+
+def _randomise_(model: nn.Module) -> None:
+    """Give every parameter and running statistic generic values of its own scale."""
+    generator = torch.Generator().manual_seed(0)
+    for name, tensor in {id(t): (n, t) for n, t in named_state(model).items()}.values():
+        if not tensor.is_floating_point():
+            continue
+        noise = torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype).to(tensor.device)
+        if name.endswith("running_var"):
+            tensor.data.copy_(noise.abs() + 0.5)
+        elif tensor.numel() > 1 and isinstance(tensor, nn.Parameter):
+            scale = float(tensor.square().mean().sqrt())
+            tensor.data.add_(noise * (0.5 * scale if scale else 0.1))
+
+
+def _first_difference(masked: nn.Module, thinned: nn.Module, graph: Graph, surgery: Surgery, relative: float) -> str:
+    """Name the first leaf module whose kept outputs differ."""
+    kept = surgery.kept
+    last = {node.module: node.index for node in graph.trace.nodes if node.kind == "op"}
+    ours, theirs = _record(thinned, graph), _record(masked, graph)
+    for path, got in ours.items():
+        value = graph.context.values[last[path]] if path in last else None
+        want = theirs.get(path)
+        if want is None or not isinstance(value, Value) or len(value.dims) != want.dim():
+            continue
+        for dim, axis in enumerate(value.dims):
+            want = want.index_select(dim, torch.from_numpy(kept_positions(axis, kept)).to(want.device))
+        if want.shape != got.shape:
+            return f"{path} gives shape {tuple(got.shape)} thinned where {tuple(want.shape)} was predicted"
+        difference = float((want - got).abs().max()) / max(float(want.abs().max()), 1e-300)
+        if difference > TOLERANCE:
+            return (
+                f"thinned and masked first differ at {path}, by {difference:.2e} (relative); outputs by {relative:.2e}"
+            )
+    return f"thinned and masked outputs differ by {relative:.2e} (relative), after the last module that can be compared"
+
+
+def _record(model: nn.Module, graph: Graph) -> dict[str, Tensor]:
+    """Return the output of every leaf module that runs exactly once, in order of execution."""
+    seen: dict[str, list[Tensor]] = {}
+    handles = [
+        module.register_forward_hook(
+            lambda _m, _i, out, path=path: seen.setdefault(path, []).append(out) if isinstance(out, Tensor) else None
+        )
+        for path, module in model.named_modules()
+        if not list(module.children())
+    ]
+    try:
+        run(model, graph)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {path: outputs[0].clone() for path, outputs in seen.items() if len(outputs) == 1}

@@ -1,0 +1,65 @@
+"""What a thinned model remembers of how it was made, so that it can be saved and rebuilt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from prunus.axes import Surgery
+from prunus.plans.proof import Proof
+
+if TYPE_CHECKING:
+    from prunus.plans.plan import Plan
+
+_ATTRIBUTE = "_prunus_record"
+
+
+@dataclass(frozen=True)
+class Record:
+    """A plan that has been applied, without its graph.
+
+    kept: group -> kept positions; sizes: group -> units before; shapes: dense shape of every tensor that is cut.
+    surgery: the plan's consequences by tensor name.
+    masks: parameter -> boolean in the thinned shape. proof: None where the user turned it off.
+    """
+
+    kept: Mapping[str, tuple[int, ...]]
+    sizes: Mapping[str, int]
+    shapes: Mapping[str, tuple[int, ...]]
+    surgery: Surgery
+    masks: Mapping[str, Tensor]
+    provenance: Mapping[str, Any]
+    proof: Proof | None
+
+    @classmethod
+    def of(cls, plan: Plan, surgery: Surgery, proof: Proof | None) -> Record:
+        """Keep of a plan what outlives its graph."""
+        return cls(
+            kept={name: tuple(positions.tolist()) for name, positions in plan.kept.items()},
+            sizes={name: plan.graph[name].size for name in plan.kept},
+            shapes={name: plan.graph.trace.state[name].shape for name in surgery.edits},
+            surgery=Surgery(surgery.edits, surgery.attributes),
+            masks=plan.thinned_masks(),
+            provenance=dict(plan.provenance),
+            proof=proof,
+        )
+
+
+def attach(model: nn.Module, record: Record) -> None:
+    """Hang a record on a model; it is no parameter, no buffer, and survives deepcopy."""
+    object.__setattr__(model, _ATTRIBUTE, record)
+
+
+def record_of(model: nn.Module) -> Record | None:
+    """Return the record of a model that Prunus thinned, or None."""
+    found = getattr(model, _ATTRIBUTE, None)
+    return found if isinstance(found, Record) else None
+
+
+def as_arrays(edits: Mapping[str, Mapping[str, list[int]]]) -> dict[str, dict[int, np.ndarray[Any, Any]]]:
+    """Read edits back from plain data."""
+    return {name: {int(d): np.asarray(p, dtype=np.int64) for d, p in edit.items()} for name, edit in edits.items()}

@@ -1,0 +1,161 @@
+"""`.prunus` files: one safetensors file whose header holds the plan as JSON. Reading one executes nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from prunus.axes import Surgery
+from prunus.errors import FileError, InputError
+from prunus.plans.proof import Proof
+from prunus.plans.record import Record, as_arrays, attach, record_of
+from prunus.plans.surgery import check_same_model, thin_
+
+FORMAT = 1
+_HEADER = "prunus"
+_MASK = "prunus.mask/"
+
+
+def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
+    """Write a model's weights, and the plan that thinned it, to one file.
+
+    model: any module; one that Prunus thinned keeps its plan, masks and proof. Tied tensors are written once.
+    The file is complete or absent: it is written beside its place and then renamed.
+    Raises FileError where the folder cannot be written.
+    """
+    path = Path(path)
+    record = record_of(model)
+    state = {name: t.detach() for name, t in model.state_dict().items() if isinstance(t, Tensor)}
+    tensors, ties = _untied(state)
+    header = {"format": FORMAT, "class": _class_name(model), "ties": ties, "plan": None}
+    if record is not None:
+        header["plan"] = _plan_as_json(record)
+        tensors.update({_MASK + name: _pack(mask) for name, mask in record.masks.items()})
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        save_file(tensors, partial, metadata={_HEADER: json.dumps(header)})
+        with open(partial, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except (OSError, SafetensorError) as error:
+        partial.unlink(missing_ok=True)
+        raise FileError(f"cannot write {path}: {error}; choose a folder that exists and can be written") from error
+    return path
+
+
+def load(path: str | os.PathLike[str], factory: Callable[[], nn.Module] | nn.Module) -> nn.Module:
+    """Rebuild a saved model: build the dense class, cut it as the plan says, load the weights.
+
+    factory: a function without arguments that returns the dense model, or a fresh dense model, which is changed.
+    Returns the model in eval mode; nothing is traced and no code in the file is run.
+    Raises FileError, naming the tensor, where the file is damaged or the factory builds another model.
+    """
+    header, tensors = _read(Path(path))
+    model = factory if isinstance(factory, nn.Module) else factory()
+    if not isinstance(model, nn.Module):
+        raise InputError(f"the factory returned {type(model).__name__}, not a torch.nn.Module")
+    if header["plan"] is not None:
+        record = _plan_from_json(header["plan"], tensors)
+        _cut_like_file(model, record, header["plan"]["shapes"], path)
+        attach(model, record)
+    weights = {name: t for name, t in tensors.items() if not name.startswith(_MASK)}
+    weights.update({name: weights[first] for name, first in header["ties"].items()})
+    try:
+        model.load_state_dict(weights, strict=True)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:400]
+        raise FileError(f"{path} holds {header['class']}, which does not fit {_class_name(model)}: {reason}") from error
+    return model.eval()
+
+
+def _cut_like_file(model: nn.Module, record: Record, shapes: Mapping[str, list[int]], path: Any) -> None:
+    try:
+        check_same_model(model, {name: tuple(shape) for name, shape in shapes.items()})
+    except InputError as error:
+        raise FileError(f"{path} was saved from another model: {error}") from error
+    thin_(model, record.surgery)
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    if not path.is_file():
+        raise FileError(f"there is no file {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get(_HEADER)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except (SafetensorError, OSError, ValueError) as error:
+        raise FileError(f"{path} is damaged or not a Prunus file: {error}") from error
+    if text is None:
+        raise FileError(f"{path} is a safetensors file but holds no Prunus header; load it with safetensors instead")
+    header = json.loads(text)
+    if header.get("format") != FORMAT:
+        raise FileError(f"{path} has format {header.get('format')}; this version reads {FORMAT}: upgrade prunus")
+    return header, tensors
+
+
+def _untied(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    first: dict[tuple[int, tuple[int, ...]], str] = {}
+    tensors, ties = {}, {}
+    for name, tensor in state.items():
+        key = (tensor.data_ptr(), tuple(tensor.shape))
+        if tensor.numel() and key in first:
+            ties[name] = first[key]
+            continue
+        first[key] = name
+        tensors[name] = tensor.contiguous().clone()
+    return tensors, ties
+
+
+def _plan_as_json(record: Record) -> dict[str, Any]:
+    pool: dict[tuple[int, ...], int] = {}
+    edits = {
+        name: {dim: pool.setdefault(tuple(p.tolist()), len(pool)) for dim, p in edit.items()}
+        for name, edit in record.surgery.edits.items()
+    }
+    return {
+        "kept": {name: list(positions) for name, positions in record.kept.items()},
+        "sizes": dict(record.sizes),
+        "positions": [list(p) for p in pool],
+        "edits": edits,
+        "shapes": {name: list(shape) for name, shape in record.shapes.items()},
+        "attributes": {name: list(pair) for name, pair in record.surgery.attributes.items()},
+        "masks": {name: list(mask.shape) for name, mask in record.masks.items()},
+        "provenance": dict(record.provenance),
+        "proof": record.proof.to_dict() if record.proof else None,
+    }
+
+
+def _plan_from_json(plan: dict[str, Any], tensors: Mapping[str, Tensor]) -> Record:
+    edits = {n: {d: plan["positions"][i] for d, i in edit.items()} for n, edit in plan["edits"].items()}
+    attributes = {name: (before, after) for name, (before, after) in plan["attributes"].items()}
+    return Record(
+        kept={name: tuple(positions) for name, positions in plan["kept"].items()},
+        sizes=plan["sizes"],
+        shapes={name: tuple(shape) for name, shape in plan["shapes"].items()},
+        surgery=Surgery(as_arrays(edits), attributes),
+        masks={name: _unpack(tensors[_MASK + name], shape) for name, shape in plan["masks"].items()},
+        provenance=plan["provenance"],
+        proof=Proof.from_dict(plan["proof"]) if plan["proof"] else None,
+    )
+
+
+def _pack(mask: Tensor) -> Tensor:
+    return torch.from_numpy(np.packbits(mask.cpu().numpy().reshape(-1)))
+
+
+def _unpack(bits: Tensor, shape: list[int]) -> Tensor:
+    count = int(np.prod(shape))
+    return torch.from_numpy(np.unpackbits(bits.numpy(), count=count).astype(bool).reshape(shape))
+
+
+def _class_name(model: nn.Module) -> str:
+    return f"{type(model).__module__}.{type(model).__qualname__}"

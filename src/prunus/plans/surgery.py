@@ -1,0 +1,150 @@
+"""Cut tensors out of a module: parameters keep their identity, optimizer state and module numbers follow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from prunus.axes import Surgery
+from prunus.errors import InputError
+
+Cut = Mapping[int, NDArray[Any]]
+
+
+def cut(tensor: Tensor, edit: Cut) -> Tensor:
+    """Return the kept positions of a tensor, dimension by dimension, in its own memory format."""
+    channels_last = tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
+    for dim, positions in edit.items():
+        tensor = tensor.index_select(dim, torch.from_numpy(positions).to(tensor.device))
+    return tensor.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+
+
+def keep_mask(shape: torch.Size, edit: Cut) -> Tensor:
+    """Return a boolean mask, True where no dimension removes the element."""
+    mask = torch.ones(shape, dtype=torch.bool)
+    for dim, positions in edit.items():
+        line = torch.zeros(shape[dim], dtype=torch.bool)
+        line[torch.from_numpy(positions)] = True
+        mask &= line.view([-1 if i == dim else 1 for i in range(len(shape))])
+    return mask
+
+
+def named_state(model: nn.Module) -> dict[str, Tensor]:
+    """Return every parameter and buffer under each of its names, ties included."""
+    return {
+        **dict(model.named_parameters(remove_duplicate=False)),
+        **dict(model.named_buffers(remove_duplicate=False)),
+    }
+
+
+@torch.no_grad()
+def thin_(model: nn.Module, surgery: Surgery, optimizer: torch.optim.Optimizer | None = None) -> None:
+    """Cut a model's tensors in place, with gradients and optimizer state, and set the numbers that modules hold.
+
+    Everything that can fail is computed first, so an error leaves the model as it was.
+    """
+    state = named_state(model)
+    smaller: dict[Tensor, Tensor] = {}
+    gradients: dict[Tensor, Tensor] = {}
+    for name, edit in surgery.edits.items():
+        tensor = state[name]
+        if tensor in smaller:
+            continue
+        smaller[tensor] = cut(tensor.detach(), edit)
+        if tensor.grad is not None:
+            gradients[tensor] = cut(tensor.grad, edit)
+    moments = _cut_optimizer(optimizer, {state[name]: edit for name, edit in surgery.edits.items()})
+    numbers = _numbers(model, surgery)
+    for tensor, small in smaller.items():
+        tensor.grad = None
+        tensor.data = small
+        tensor.grad = gradients.get(tensor)
+    for slot, key, small in moments:
+        slot[key] = small
+    for module, attribute, value in numbers:
+        setattr(module, attribute, value)
+
+
+def _cut_optimizer(
+    optimizer: torch.optim.Optimizer | None, edits: Mapping[Tensor, Cut]
+) -> list[tuple[dict[str, Any], str, Tensor]]:
+    """Cut state tensors that extend along a parameter's dimensions: full moments, and factored ones of size 1."""
+    found = []
+    for parameter, edit in edits.items():
+        slot = optimizer.state.get(parameter, {}) if optimizer is not None else {}
+        for key, value in slot.items():
+            if isinstance(value, Tensor) and value.dim() == parameter.dim() > 0:
+                own = {dim: kept for dim, kept in edit.items() if value.shape[dim] == parameter.shape[dim]}
+                found.append((slot, key, cut(value, own)))
+    return found
+
+
+def _numbers(model: nn.Module, surgery: Surgery) -> list[tuple[nn.Module, str, Any]]:
+    """List the attributes that must change: those that operations read, and those that describe the weights."""
+    out: list[tuple[nn.Module, str, Any]] = []
+    groups: dict[str, int] = {}
+    for path, (before, after) in surgery.attributes.items():
+        owner, _, attribute = path.rpartition(".")
+        module = model.get_submodule(owner)
+        if getattr(module, attribute, None) == before:
+            out.append((module, attribute, after))
+            groups[path] = after
+    shapes = {name: _shape_after(tensor, surgery.edits.get(name)) for name, tensor in named_state(model).items()}
+    for owner in _owners(surgery.edits):
+        module = model.get_submodule(owner)
+        own = {attribute: shapes[f"{owner}.{attribute}".lstrip(".")] for attribute in _tensor_attributes(module)}
+        split = groups.get(f"{owner}.groups".lstrip("."), getattr(module, "groups", 1))
+        out.extend((module, attribute, value) for attribute, value in _described(module, own, split).items())
+    return out
+
+
+def _owners(names: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(name.rpartition(".")[0] for name in names))
+
+
+def _tensor_attributes(module: nn.Module) -> list[str]:
+    return [name for name, tensor in (*module._parameters.items(), *module._buffers.items()) if tensor is not None]
+
+
+def _shape_after(tensor: Tensor, edit: Cut | None) -> tuple[int, ...]:
+    return tuple(len(edit[i]) if edit and i in edit else n for i, n in enumerate(tensor.shape))
+
+
+def _described(module: nn.Module, shapes: Mapping[str, tuple[int, ...]], groups: int) -> dict[str, Any]:
+    """Return torch's own numbers about a module as they follow from the shapes of its tensors."""
+    weight = shapes.get("weight", ())
+    if isinstance(module, nn.modules.conv._ConvNd):
+        if module.transposed:
+            return {"in_channels": weight[0], "out_channels": weight[1] * groups}
+        return {"in_channels": weight[1] * groups, "out_channels": weight[0]}
+    if isinstance(module, nn.Linear):
+        return {"in_features": weight[1], "out_features": weight[0]}
+    if isinstance(module, nn.Embedding):
+        return {"num_embeddings": weight[0], "embedding_dim": weight[1]}
+    if isinstance(module, nn.modules.batchnorm._NormBase):
+        sizes = [shapes[name][0] for name in ("weight", "running_mean") if name in shapes]
+        return {"num_features": sizes[0]} if sizes else {}
+    if isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
+        return {"normalized_shape": tuple(weight)}
+    if isinstance(module, nn.GroupNorm):
+        return {"num_channels": weight[0]}
+    if isinstance(module, nn.PReLU):
+        return {"num_parameters": weight[0]}
+    return {}
+
+
+def check_same_model(model: nn.Module, expected: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise InputError, naming the first difference, unless the model has the tensors that were traced."""
+    have = {name: tuple(tensor.shape) for name, tensor in named_state(model).items()}
+    for name, shape in expected.items():
+        if name not in have:
+            raise InputError(f"the model has no tensor {name}, which the traced one had; trace this model itself")
+        if have[name] != shape:
+            raise InputError(
+                f"{name} has shape {have[name]} where the traced model had {shape}; the plan was made for another "
+                "model or has been applied already: trace this model itself"
+            )
