@@ -37,9 +37,7 @@ def test_spread_labels_keep_order_and_distance_where_they_fit(wanted):
 
 
 def test_points_lie_where_the_axes_say():
-    chart = svg.Chart(
-        "t", "x", (svg.Series("a", ((0.0, 0.0), (1.0, None), (2.0, 1.0))),), str, str, y_floor=0.0
-    )
+    chart = svg.Chart("t", "x", (svg.Series("a", ((0.0, 0.0), (1.0, None), (2.0, 1.0))),), str, str, y_floor=0.0)
     drawing = svg.draw(chart)
     dots = [(float(x), float(y)) for x, y in re.findall(r'<circle cx="([\d.]+)" cy="([\d.]+)"', drawing)]
     assert len(dots) == 2

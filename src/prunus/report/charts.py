@@ -21,9 +21,7 @@ def training(facts: Facts) -> list[tuple[str, str]]:
     name = metrics.judged(facts)
     found = [("Training loss", _panel("Training loss", history, bands, {"loss": _losses(history)}, _plain))]
     if name is not None:
-        chart = _panel(
-            name, history, bands, {name: [e.validation.get(name) for e in history]}, _shown_as(name)
-        )
+        chart = _panel(name, history, bands, {name: [e.validation.get(name) for e in history]}, _shown_as(name))
         found.append((f"{name} on the validation split", chart))
     found.append(("What is left of the MACs, and the sparsity", _left(facts, bands)))
     return [(caption, drawing) for caption, drawing in found if drawing]

@@ -25,17 +25,18 @@ class _Record(BaseModel):
 
 
 class Latency(_Record):
-    """Measured time of one forward pass, in milliseconds."""
+    """Measured time of one forward pass of one batch, in milliseconds."""
 
     median_ms: Amount
     p90_ms: Amount
     batch: Count
     threads: Count
     runtime: str
-    ratio_to_dense: Amount | None = Field(
+    ratio_to_first: Amount | None = Field(
         default=None,
         description="dense time / this time, the median over pairs measured alternately in one run",
     )
+    rounds: Count | None = Field(default=None, description="how many times each model ran")
 
 
 class Metrics(_Record):
@@ -48,16 +49,15 @@ class Metrics(_Record):
 class Measures(_Record):
     """Everything measured of one model; null is `not measured`."""
 
-    parameters: Count = Field(
-        description="elements of all parameters; tied tensors once; biases and norms are in"
-    )
+    parameters: Count = Field(description="elements of all parameters; tied tensors once; biases and norms are in")
     nonzeros: Count = Field(description="parameters that are not exactly zero")
-    macs: Count = Field(description="multiply-accumulates of one forward pass of one example")
+    macs: Count = Field(description="multiply-accumulates of one forward pass of the example batch")
     effective_macs: Amount | None = Field(default=None, description="MACs that do not meet a zero weight")
     weight_bytes: Count | None = None
     file_bytes: Count | None = Field(default=None, description="size of the model as a safetensors file")
     peak_activation_bytes: Count | None = None
-    energy_joules: Amount | None = Field(default=None, description="by the 45 nm table; see `assumptions`")
+    energy_joules: Amount | None = Field(default=None, description="by the 45 nm table: modelled, not measured")
+    energy_assumption: str | None = Field(default=None, description="what that figure takes for granted")
     latency: Latency | None = None
     metrics: Metrics
 
@@ -80,9 +80,17 @@ class Proof(_Record):
 
     max_abs: Amount
     max_rel: Amount
+    generic: Amount | None = Field(default=None, description="max_rel with random weights; null: they overflowed")
     tolerance: Amount
     dtype: str
     passed: bool
+
+
+class Curve(_Record):
+    """A further metric of the sensitivity analysis."""
+
+    dense: float
+    curves: dict[str, list[float | None]]
 
 
 class Sensitivity(_Record):
@@ -91,9 +99,11 @@ class Sensitivity(_Record):
     metric: str
     split: str
     granularity: str
+    criterion: str | None = None
     levels: list[Fraction]
     curves: dict[str, list[float | None]]
     dense: float
+    others: dict[str, Curve] = Field(default_factory=dict, description="further metrics by name")
 
 
 class Epoch(_Record):
@@ -166,9 +176,7 @@ class Facts(_Record):
     frozen: list[Frozen] = Field(default_factory=list)
     baselines: list[Baseline] = Field(default_factory=list)
     assumptions: dict[str, str] = Field(default_factory=dict, description="quantity -> how it was counted")
-    artifacts: dict[str, str] = Field(
-        default_factory=dict, description="what -> file, relative to the report"
-    )
+    artifacts: dict[str, str] = Field(default_factory=dict, description="what -> file, relative to the report")
     verdict: list[str] = Field(default_factory=list, description="sentences; computed")
 
 

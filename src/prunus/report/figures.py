@@ -8,6 +8,7 @@ from typing import Any
 from prunus.report.facts import Facts, Measures, as_plain, validate
 from prunus.report.judgement import judge
 
+COMPUTED = ("ratio", "difference", "verdict")
 QUANTITIES = (
     "parameters",
     "nonzeros",
@@ -36,7 +37,7 @@ def ratios(dense: Measures, pruned: Measures) -> dict[str, float | None]:
     found = {name: quotient(getattr(dense, name), getattr(pruned, name)) for name in QUANTITIES}
     if dense.latency is None or pruned.latency is None:
         return found | {"latency_median": None, "latency_p90": None}
-    paired = pruned.latency.ratio_to_dense
+    paired = pruned.latency.ratio_to_first
     median = quotient(dense.latency.median_ms, pruned.latency.median_ms) if paired is None else paired
     return found | {
         "latency_median": median,
@@ -54,12 +55,13 @@ def differences(dense: Measures, pruned: Measures) -> dict[str, float | None]:
     return found
 
 
-def complete_records(facts: Facts) -> Facts:
-    """Facts with ratio, difference and verdict computed anew; what stood there is not trusted."""
-    counted = facts.model_copy(
+def completed(facts: Mapping[str, Any]) -> Facts:
+    """Check facts and compute ratio, difference and verdict anew; what stood there is not even read."""
+    measured = validate({key: value for key, value in facts.items() if key not in COMPUTED})
+    counted = measured.model_copy(
         update={
-            "ratio": ratios(facts.dense, facts.pruned),
-            "difference": differences(facts.dense, facts.pruned),
+            "ratio": ratios(measured.dense, measured.pruned),
+            "difference": differences(measured.dense, measured.pruned),
         }
     )
     return counted.model_copy(update={"verdict": judge(counted)})
@@ -70,7 +72,7 @@ def complete(facts: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises InputError when the facts break the schema.
     """
-    return as_plain(complete_records(validate(facts)))
+    return as_plain(completed(facts))
 
 
 def verdict(facts: Mapping[str, Any]) -> list[str]:
@@ -78,4 +80,4 @@ def verdict(facts: Mapping[str, Any]) -> list[str]:
 
     Raises InputError when the facts break the schema.
     """
-    return complete_records(validate(facts)).verdict
+    return completed(facts).verdict

@@ -63,9 +63,7 @@ def _speed(facts: Facts) -> str | None:
     if latency is None or dense is None or pruned is None:
         return "Latency was not measured, so nothing is said about speed."
     where = f"on {pruned.runtime}, batch {pruned.batch}, {_plural(pruned.threads, 'thread')}"
-    span = (
-        f"median {formats.milliseconds(dense.median_ms)} → {formats.milliseconds(pruned.median_ms)} {where}"
-    )
+    span = f"median {formats.milliseconds(dense.median_ms)} → {formats.milliseconds(pruned.median_ms)} {where}"
     if latency < 1 - NOISE:
         return f"It got slower: {formats.ratio(latency)} the speed of the dense model ({span})."
     if latency <= 1 + NOISE:
@@ -108,9 +106,7 @@ def _accuracy(facts: Facts) -> str | None:
     change = facts.difference[f"{split}.{name}"] or 0.0
     worse = -change if metrics.higher_is_better(name) else change
     measured = f"measured on the {split} split against the same dense checkpoint"
-    note = (
-        "" if split == "test" else "; there was no test split, so this split was also used to judge the run"
-    )
+    note = "" if split == "test" else "; there was no test split, so this split was also used to judge the run"
     if worse <= 0:
         return f"No {name} was lost, {measured}{note}."
     loss = metrics.change(name, worse)[1:]
@@ -150,11 +146,7 @@ def _frozen(facts: Facts) -> str | None:
     if not facts.groups:
         return None
     text = f"{len(touched)} of {_plural(len(facts.groups), 'prunable group')} lost units"
-    rest = (
-        f"; {_plural(len(facts.frozen), 'axis', 'axes')} stayed frozen, with reasons below"
-        if facts.frozen
-        else ""
-    )
+    rest = f"; {_plural(len(facts.frozen), 'axis', 'axes')} stayed frozen, with reasons below" if facts.frozen else ""
     return f"{text}{rest}."
 
 

@@ -137,9 +137,7 @@ def _parts(facts: Facts) -> Iterator[Bar]:
         ("removed", "gone", max(0, facts.dense.parameters - total)),
     ):
         share = amount / whole
-        yield Bar(
-            label, f"{formats.count(amount)} ({formats.percent(share, 1)})", tone, round(100 * share, 2)
-        )
+        yield Bar(label, f"{formats.count(amount)} ({formats.percent(share, 1)})", tone, round(100 * share, 2))
 
 
 def _group_bars(facts: Facts) -> Iterator[Bar]:

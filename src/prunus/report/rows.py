@@ -49,7 +49,7 @@ def sections(facts: Facts) -> list[Section]:
     """Size, work, time, then each split's metrics. A quantity that neither model has is left out."""
     found = [
         Section("Size", tuple(_quantities(facts, _SIZE))),
-        Section("Work per example", tuple(_quantities(facts, _WORK))),
+        Section("Work of one forward pass", tuple(_quantities(facts, _WORK))),
         Section(_time_title(facts), tuple(_times(facts))),
         Section("Validation split", tuple(_metrics(facts, "validation"))),
         Section("Test split", tuple(_metrics(facts, "test"))),
@@ -57,9 +57,7 @@ def sections(facts: Facts) -> list[Section]:
     return [section for section in found if section.rows]
 
 
-def _quantities(
-    facts: Facts, wanted: tuple[tuple[str, str, Callable[[float | None], str]], ...]
-) -> Iterator[Row]:
+def _quantities(facts: Facts, wanted: tuple[tuple[str, str, Callable[[float | None], str]], ...]) -> Iterator[Row]:
     for key, label, show in wanted:
         dense, pruned = getattr(facts.dense, key), getattr(facts.pruned, key)
         if dense is None and pruned is None:

@@ -78,8 +78,7 @@ def draw(chart: Chart) -> str:
     frame = _frame(chart, points)
     named = [line for line in chart.series if line.colour is not None]
     parts = [
-        f'<svg class="chart" viewBox="0 0 {WIDTH} {chart.height}" role="img" '
-        f'aria-label="{escape(chart.title)}">',
+        f'<svg class="chart" viewBox="0 0 {WIDTH} {chart.height}" role="img" aria-label="{escape(chart.title)}">',
         *_bands(chart, frame),
         *_y_axis(chart, frame),
         *_x_axis(chart, frame),

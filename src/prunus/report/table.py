@@ -10,8 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from prunus.report import rows
-from prunus.report.facts import Facts, validate
-from prunus.report.figures import complete_records
+from prunus.report.facts import Facts
+from prunus.report.figures import completed
 
 _STYLES = {"good": "bold green", "bad": "red", "plain": ""}
 
@@ -21,7 +21,7 @@ def print_table(facts: Mapping[str, Any], console: Console | None = None) -> Non
 
     console: where to; standard output by default.
     """
-    records = complete_records(validate(facts))
+    records = completed(facts)
     console = console or Console()
     console.print(build(records))
     for number, sentence in enumerate(records.verdict):

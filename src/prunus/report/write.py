@@ -10,8 +10,8 @@ from typing import Any
 
 from prunus.errors import FileError
 from prunus.report import page
-from prunus.report.facts import as_plain, validate
-from prunus.report.figures import complete_records
+from prunus.report.facts import as_plain
+from prunus.report.figures import completed
 
 
 def write_report(facts: Mapping[str, Any], folder: Path) -> Path:
@@ -22,7 +22,7 @@ def write_report(facts: Mapping[str, Any], folder: Path) -> Path:
     Raises InputError when the facts break the schema, FileError when the folder cannot be written, and
     PrunusError (after report.json was written) without Jinja2.
     """
-    records = complete_records(validate(facts))
+    records = completed(facts)
     folder = Path(folder)
     text = json.dumps(as_plain(records), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     _write_whole(folder / "report.json", text)
