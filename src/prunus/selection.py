@@ -54,10 +54,11 @@ def lowest_k(scores: Sequence[Tensor], k: int) -> list[Tensor]:
     if k == 0 or k == total:
         _reject_nan(flats)
         return [torch.full(t.shape, k > 0, dtype=torch.bool, device=t.device) for t in scores]
-    threshold, ties = _kth_lowest(flats, k)
+    layout = _DOUBLE if any(flat.dtype == torch.float64 for flat in flats) else _SINGLE
+    threshold, ties = _kth_lowest(flats, k, layout)
     masks = []
     for tensor, flat in zip(scores, flats, strict=True):
-        mask, ties = _at_most(flat, threshold, ties)
+        mask, ties = _at_most(flat, threshold, ties, layout)
         masks.append(mask.view(tensor.shape))
     return masks
 
@@ -70,9 +71,7 @@ def lowest_k_per_row(scores: Tensor, k: int) -> Tensor:
     Raises InputError for NaN, a tensor that is not a float matrix, and a k out of range.
     """
     if scores.dim() != 2:
-        raise InputError(
-            f"scores have shape {tuple(scores.shape)}; rows are selected from a matrix (rows, columns)"
-        )
+        raise InputError(f"scores have shape {tuple(scores.shape)}; rows are selected from a matrix (rows, columns)")
     _flat(scores[:0])
     num_rows, num_columns = scores.shape
     k = _checked_count(k, num_columns, "columns")
@@ -112,9 +111,7 @@ def _widened(chunk: Tensor) -> Tensor:
 def _reject_nan(flats: Sequence[Tensor]) -> None:
     for number, flat in enumerate(flats):
         if any(bool(chunk.isnan().any()) for chunk in torch.split(flat, _CHUNK)):
-            raise InputError(
-                f"score tensor {number} contains NaN; the k lowest are undefined, mend the scores first"
-            )
+            raise InputError(f"score tensor {number} contains NaN; the k lowest are undefined, mend the scores first")
 
 
 def _keys(chunk: Tensor, layout: _Layout) -> Tensor:
@@ -143,9 +140,8 @@ def _digit_histogram(flats: Sequence[Tensor], layout: _Layout, shift: int, prefi
     return counts
 
 
-def _kth_lowest(flats: Sequence[Tensor], k: int) -> tuple[float, int]:
+def _kth_lowest(flats: Sequence[Tensor], k: int, layout: _Layout) -> tuple[float, int]:
     """Return the k-th lowest value (1-based) and how many scores equal to it belong to the k lowest."""
-    layout = _DOUBLE if any(flat.dtype == torch.float64 for flat in flats) else _SINGLE
     prefix, rank = None, k
     for shift in range(layout.bits - _DIGIT_BITS, -1, -_DIGIT_BITS):
         counts = _digit_histogram(flats, layout, shift, prefix)
@@ -167,11 +163,11 @@ def _reject_nan_bins(flats: Sequence[Tensor], counts: Tensor, layout: _Layout) -
         _reject_nan(flats)
 
 
-def _at_most(flat: Tensor, threshold: float, ties: int) -> tuple[Tensor, int]:
+def _at_most(flat: Tensor, threshold: float, ties: int, layout: _Layout) -> tuple[Tensor, int]:
     """Mark what is below the threshold and the first `ties` equals; return mask and ties still wanted."""
     mask = torch.empty(flat.numel(), dtype=torch.bool, device=flat.device)
     for chunk, out in zip(torch.split(flat, _CHUNK), torch.split(mask, _CHUNK), strict=True):
-        wide = _widened(chunk)
+        wide = chunk.to(layout.real)  # a Python number is rounded to the tensor's type before it is compared
         torch.lt(wide, threshold, out=out)
         if ties:
             ties -= _take_ties_(out, wide == threshold, ties)

@@ -46,8 +46,10 @@ def sparsity(tensor: Tensor, structure: str = "element") -> float:
     Raises NameNotFound for another structure, InputError for a tensor that does not have it.
     """
     is_zero = _dense(tensor) == 0
+    if not is_zero.numel():
+        is_zero = is_zero.new_zeros([max(1, size) for size in is_zero.shape])  # no zeros, but the names are checked
     whole = is_zero if structure == "element" else _whole(is_zero, structure)
-    return float(whole.count_nonzero()) / whole.numel() if tensor.numel() else 0.0
+    return float(whole.count_nonzero()) / whole.numel()
 
 
 @dataclass(frozen=True)

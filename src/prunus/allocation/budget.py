@@ -57,9 +57,7 @@ def parse_budget(spec: str | Mapping[str, float] | Budget) -> Budget:
     if quantity == "sparsity":
         return Budget(quantity, check_ratio("sparsity", value), relative=False)
     if not math.isfinite(value) or value <= 0:
-        raise InputError(
-            f"budget {quantity} is {text!r}; a share such as 0.5 or a figure such as 2e6 is wanted"
-        )
+        raise InputError(f"budget {quantity} is {text!r}; a share such as 0.5 or a figure such as 2e6 is wanted")
     return Budget(quantity, value, relative=value <= 1)
 
 

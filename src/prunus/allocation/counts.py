@@ -16,9 +16,7 @@ def check_ratio(name: str, value: object) -> float:
     right spelling.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise InputError(
-            f"{name} is {value!r}; a number from 0 up to, not including, 1 is wanted{_hint(value)}"
-        )
+        raise InputError(f"{name} is {value!r}; a number from 0 up to, not including, 1 is wanted{_hint(value)}")
     if not 0 <= value < 1:
         reason = "would remove everything" if value == 1 else "is no ratio"
         raise InputError(f"{name} is {value!r}, which {reason}; choose 0 <= {name} < 1{_hint(value)}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from types import MappingProxyType
@@ -42,9 +42,7 @@ class PerLayer:
     uses_progress: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        checked = {
-            pattern: check_ratio(f"ratio of {pattern}", ratio) for pattern, ratio in self.ratios.items()
-        }
+        checked = {pattern: check_ratio(f"ratio of {pattern}", ratio) for pattern, ratio in self.ratios.items()}
         object.__setattr__(self, "ratios", _filled("per_layer", checked))
 
     @property
@@ -146,9 +144,7 @@ def allocator(spec: str | Mapping[str, Any] | Allocator) -> Allocator:
         return _named(spec, {})
     if isinstance(spec, Mapping):
         if len(spec) != 1:
-            raise InputError(
-                f"allocation has keys {list(spec)}; exactly one of {', '.join(_KNOWN)} is wanted"
-            )
+            raise InputError(f"allocation has keys {list(spec)}; exactly one of {', '.join(_KNOWN)} is wanted")
         name, options = next(iter(spec.items()))
         return _named(str(name), options)
     if isinstance(spec, type) or not isinstance(spec, Allocator):
@@ -186,7 +182,7 @@ def _matched(given: Mapping[str, float], targets: Mapping[str, ScoredTarget]) ->
     found: dict[str, float] = {}
     used = set()
     for name, target in targets.items():
-        hits = [p for p in given if any(fnmatchcase(alias, p) for alias in (name, *target.names))]
+        hits = [p for p in given if _names_it(p, (name, *target.names))]
         used.update(hits)
         if hits:
             found[name] = given[hits[0]]
@@ -194,6 +190,11 @@ def _matched(given: Mapping[str, float], targets: Mapping[str, ScoredTarget]) ->
         if pattern not in used and pattern != "*":
             raise NameNotFound.of("target", pattern, [a for n, t in targets.items() for a in (n, *t.names)])
     return found
+
+
+def _names_it(pattern: str, names: Iterable[str]) -> bool:
+    """Match a name as written before it is read as a pattern: names of groups may hold brackets."""
+    return any(name == pattern or fnmatchcase(name, pattern) for name in names)
 
 
 def _at_most(scores: Tensor, threshold: float) -> int:

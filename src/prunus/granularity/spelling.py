@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import ast
 import inspect
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -11,6 +11,9 @@ from typing import Any, TypeVar
 from prunus.errors import InputError, NameNotFound
 
 _T = TypeVar("_T")
+
+_FORM = re.compile(r"\s*([A-Za-z_]\w*)\s*(?:\(\s*(.*?)\s*\))?\s*")
+_ARGUMENT = re.compile(r"\s*(?:([A-Za-z_]\w*)\s*=\s*)?([\w.+\-]+|'\w+'|\"\w+\")\s*")
 
 
 @dataclass(frozen=True)
@@ -28,16 +31,15 @@ def parse_call(kind: str, text: str) -> Call:
     kind: the kind of thing, such as `criterion`, for the error.
     Raises InputError when the text has another form.
     """
-    try:
-        node = ast.parse(text.strip(), mode="eval").body
-        if isinstance(node, ast.Name):
-            return Call(node.id)
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and all(k.arg for k in node.keywords):
-            kwargs = {str(k.arg): _value(k.value) for k in node.keywords}
-            return Call(node.func.id, tuple(_value(arg) for arg in node.args), kwargs)
-    except (SyntaxError, ValueError):
-        pass
-    raise InputError(f"{kind} {text!r} cannot be read; write a name or name(value, key=value)")
+    match = _FORM.fullmatch(text)
+    if match is None:
+        raise InputError(f"{kind} {text!r} cannot be read; write a name or name(value, key=value)")
+    written = [_ARGUMENT.fullmatch(word) for word in match[2].split(",")] if match[2] else []
+    if not all(written):
+        raise InputError(f"{kind} {text!r} has arguments that cannot be read; write name(value, key=value)")
+    found = [(argument[1], _value(argument[2])) for argument in written if argument]
+    args = tuple(value for key, value in found if key is None)
+    return Call(match[1], args, {key: value for key, value in found if key is not None})
 
 
 def build(kind: str, text: str, known: dict[str, Callable[..., _T]]) -> _T:
@@ -61,5 +63,11 @@ def build(kind: str, text: str, known: dict[str, Callable[..., _T]]) -> _T:
     return factory(*call.args, **call.kwargs)
 
 
-def _value(node: ast.expr) -> Any:
-    return node.id if isinstance(node, ast.Name) else ast.literal_eval(node)
+def _value(word: str) -> int | float | str:
+    """Read a whole number, a number (inf too), or else a word with or without quotes."""
+    for kind in (int, float):
+        try:
+            return kind(word)
+        except ValueError:
+            continue
+    return word.strip("'\"")
