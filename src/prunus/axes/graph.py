@@ -44,6 +44,7 @@ class Graph:
     frozen: dimensions of weights that keep all their positions, and why.
     unknown: operations without a rule -> the source lines where they occur.
     equal: names of groups that must lose equally many units.
+    model: the traced model itself, no copy: criteria read its weights.
     """
 
     groups: tuple[Group, ...]
@@ -52,6 +53,7 @@ class Graph:
     equal: tuple[tuple[str, ...], ...]
     trace: Trace = field(repr=False)
     context: Context = field(repr=False)
+    model: nn.Module = field(repr=False)
 
     def __getitem__(self, name: str) -> Group:
         """Return a group by name; raises NameNotFound with near names."""
@@ -150,7 +152,7 @@ def trace(model: nn.Module, args: Any, kwargs: Mapping[str, Any] | None = None) 
         leaf.freeze("one number cuts it into pieces that are not single axes")
     groups = find_groups(ctx)
     unknown = {op: tuple(places) for op, places in ctx.unknown.items()}
-    return Graph(groups, find_frozen(ctx), unknown, equal_sets(ctx, groups), ctx.trace, ctx)
+    return Graph(groups, find_frozen(ctx), unknown, equal_sets(ctx, groups), ctx.trace, ctx, model)
 
 
 __all__ = ["Graph", "Size", "Surgery", "trace"]

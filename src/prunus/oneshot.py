@@ -1,0 +1,209 @@
+"""The short way: trace, decide, prove, thin, measure, in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prunus.allocation import Allocator, Budget, ScoredTarget, allocator, check_ratio, parse_budget
+from prunus.axes import Graph, trace
+from prunus.costs import Costs, Latency, compare, latency, measure
+from prunus.criteria import Criterion, criterion, score_target
+from prunus.errors import InputError
+from prunus.granularity import Granularity, Target, TargetSpec, granularity, group_targets, weight_targets
+from prunus.plans import Plan, Proof, record_of
+
+Counts = Mapping[str, int]
+
+
+def plan(
+    graph: Graph,
+    *,
+    ratio: float | None = None,
+    target: str | Mapping[str, float] | Budget | None = None,
+    granularity: str | Granularity = "filter",
+    criterion: str | Criterion = "l2",
+    allocation: str | Mapping[str, Any] | Allocator = "uniform",
+    targets: TargetSpec = "*",
+    protect: str | Sequence[str] = (),
+    round_to: int = 1,
+) -> Plan:
+    """Decide what goes; nothing is touched.
+
+    graph: from `trace`; the criterion reads the weights of its model as they are now.
+    ratio: the share of units (or elements) to remove, 0 <= ratio < 1. target: a budget instead, such as `macs=0.5`,
+        `params<=2e6` or `sparsity=0.9`: the mildest ratio that meets it is found.
+    granularity: `filter` or `channel` remove coupled units and shrink the model; every other one zeroes elements.
+    protect: name patterns that stay whole. round_to: kept counts become multiples of it.
+    Raises InputError for a wrong ratio or a budget out of reach, NothingToPrune where the request changes nothing.
+    """
+    kind, rank, share = _granularity(granularity), _criterion(criterion), allocator(allocation)
+    wanted = _with_protection(targets, protect)
+    structured = kind.name in ("filter", "channel")
+    found = group_targets(graph, kind, wanted) if structured else weight_targets(graph.model, kind, wanted)
+    tensors = {**dict(graph.model.named_buffers()), **dict(graph.model.named_parameters(remove_duplicate=False))}
+    scored = {t.name: ScoredTarget.of(t, score_target(t, tensors, rank).cpu(), round_to=round_to) for t in found}
+
+    def counts(fraction: float) -> dict[str, int]:
+        return _equalised(graph, share.counts(scored, fraction))
+
+    if (ratio is None) == (target is None):
+        raise InputError("give either ratio= (such as 0.5) or target= (such as 'macs=0.5')")
+    if target is None:
+        chosen = counts(1.0 if share.uses_progress else check_ratio("ratio", ratio))
+    else:
+        chosen = _meet(parse_budget(target), counts, _ruler(graph, parse_budget(target), structured, found))
+    pruned = {t.name: t.parts[0].units.pick(scored[t.name].scores, chosen[t.name]) for t in found}
+    provenance = {
+        "granularity": kind.name,
+        "criterion": rank.name,
+        "allocation": share.name,
+        **({"ratio": ratio} if target is None else {"target": str(parse_budget(target))}),
+    }
+    if structured:
+        return Plan.from_pruned(graph, pruned, provenance=provenance)
+    masks = {t.name: t.parts[0].units.scatter(pruned[t.name]) for t in found}
+    return Plan.from_pruned(graph, {}, masks, provenance)
+
+
+_granularity, _criterion = granularity, criterion  # the arguments above carry the same names
+
+
+def _with_protection(targets: TargetSpec, protect: str | Sequence[str]) -> TargetSpec:
+    if not protect:
+        return targets
+    exclude = [protect] if isinstance(protect, str) else list(protect)
+    if isinstance(targets, Mapping):
+        before = targets.get("exclude", [])
+        return {**targets, "exclude": [*([before] if isinstance(before, str) else before), *exclude]}
+    return {"name": targets, "exclude": exclude}
+
+
+def _equalised(graph: Graph, counts: dict[str, int]) -> dict[str, int]:
+    """Give groups that one number cuts the smallest of their counts; one that is not pruned holds the others back."""
+    for names in graph.equal:
+        least = min(counts.get(name, 0) for name in names)
+        counts.update({name: least for name in names if name in counts})
+    return counts
+
+
+def _ruler(
+    graph: Graph, budget: Budget, structured: bool, targets: Sequence[Target]
+) -> Callable[[Counts], tuple[float, float]]:
+    """Return a function from counts to the budget's quantity, pruned and dense."""
+    full = graph.size()
+    width = max((meta.dtype.itemsize for meta in graph.trace.state.values()), default=4)
+    elements = {t.name: t.parts[0].units.shape.numel() / max(1, t.num_units) for t in targets}
+    total = sum(t.parts[0].units.shape.numel() for t in targets)
+
+    def structured_size(counts: Counts) -> tuple[float, float]:
+        left = graph.size({name: graph[name].size - count for name, count in counts.items()})
+        if budget.quantity == "macs":
+            return left.macs, full.macs
+        if budget.quantity == "sparsity":
+            return 1 - left.params / full.params, 0.0
+        scale = width if budget.quantity == "bytes" else 1
+        return left.params * scale, full.params * scale
+
+    def zeros(counts: Counts) -> tuple[float, float]:
+        gone = sum(count * elements[name] for name, count in counts.items())
+        if budget.quantity == "sparsity":
+            return gone / total, 0.0
+        return full.params - gone, full.params
+
+    if not structured and budget.quantity not in ("sparsity", "nnz"):
+        raise InputError(
+            f"zeroed elements do not lower {budget.quantity}; ask for sparsity= or nnz=, or use granularity='filter'"
+        )
+    return structured_size if structured else zeros
+
+
+def _meet(
+    budget: Budget, counts: Callable[[float], dict[str, int]], ruler: Callable[[Counts], tuple[float, float]]
+) -> dict[str, int]:
+    """Find the mildest fraction that meets the budget, then give back what is not needed, target by target."""
+    low, high = 0.0, 1 - 1e-9
+    if not budget.is_met(*ruler(counts(high))):
+        value, dense = ruler(counts(high))
+        shown = f"{value / dense:.3f} of the dense model" if dense else f"{value:.3f}"
+        raise InputError(
+            f"budget {budget} is out of reach: {budget.quantity} gets to {shown} at most; see graph.frozen"
+        )
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (low, middle) if budget.is_met(*ruler(counts(middle))) else (middle, high)
+    mild, chosen = counts(low), counts(high)
+    for name in chosen:
+        returned = {**chosen, name: min(chosen[name], mild[name])}
+        if budget.is_met(*ruler(returned)):
+            chosen = returned
+    return chosen
+
+
+@dataclass(frozen=True)
+class PruneReport:
+    """What `prune` did: costs before and after on the example inputs, measured latency, the proof, the plan.
+
+    latency: (dense, pruned), interleaved in one run, or None where it was not asked for.
+    """
+
+    plan: Plan
+    dense: Costs
+    pruned: Costs
+    latency: tuple[Latency, Latency] | None
+    proof: Proof | None
+
+    @property
+    def ratios(self) -> dict[str, float]:
+        """Dense divided by pruned, per quantity; latency as the median of paired rounds."""
+        ratios = compare(self.dense, self.pruned)
+        return {**ratios, "latency": self.latency[1].ratio_to_first} if self.latency else ratios
+
+    def __str__(self) -> str:
+        rows = [("", "dense", "pruned", "ratio")]
+        for name in ("parameters", "nonzeros", "macs", "file_bytes", "peak_activation_bytes"):
+            before, after = getattr(self.dense, name), getattr(self.pruned, name)
+            rows.append((name.replace("_", " "), f"{before:,}", f"{after:,}", f"{self.ratios[name]:.2f}x"))
+        if self.latency:
+            before, after = (f"{latency.median_ms:.3g} ms" for latency in self.latency)
+            rows.append(("latency (torch, 1 thread)", before, after, f"{self.ratios['latency']:.2f}x"))
+        widths = [max(len(row[i]) for row in rows) for i in range(4)]
+        lines = [
+            "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
+            for row in rows
+        ]
+        if self.proof:
+            lines.append(f"proved: thinned == masked to {self.proof.max_rel:.1e} (relative, {self.proof.dtype})")
+        return "\n".join(lines)
+
+
+def prune(
+    model: nn.Module,
+    args: Tensor | tuple[Any, ...],
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    measure_latency: bool = True,
+    **decision: Any,
+) -> tuple[nn.Module, PruneReport]:
+    """Trace, plan, prove, thin and measure a model in one call; the model itself is never changed.
+
+    args, kwargs: example inputs. decision: the arguments of `plan`: ratio or target, granularity, criterion, …
+    Returns the smaller model, of the same class and with the same state-dict keys, and a report that prints itself.
+    """
+    with torch.no_grad():
+        made = plan(trace(model, args, kwargs), **decision)
+        small = made.apply(model)
+        inputs = made.graph.trace.args, dict(made.graph.trace.kwargs)
+        timed = latency({"dense": model, "pruned": small}, *inputs, seconds=3.0) if measure_latency else None
+        record = record_of(small)
+        return small, PruneReport(
+            plan=made,
+            dense=measure(model, *inputs),
+            pruned=measure(small, *inputs),
+            latency=(timed["dense"], timed["pruned"]) if timed else None,
+            proof=record.proof if record else None,
+        )
