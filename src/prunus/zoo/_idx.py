@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import math
 import os
 import tempfile
 import urllib.request
@@ -53,7 +54,7 @@ def read_idx(path: Path) -> Tensor:
         raise FileError(f"{path} is no idx file of unsigned bytes; delete it and fetch the data set again")
     header = 4 + 4 * data[3]
     shape = [int.from_bytes(data[i : i + 4], "big") for i in range(4, min(header, len(data)), 4)]
-    wanted = header + int(np.prod(shape, dtype=np.int64))
+    wanted = header + math.prod(shape)
     if len(data) != wanted:
         raise FileError(f"{path} has {len(data)} bytes where its header asks for {wanted}; fetch the data set again")
     return torch.from_numpy(np.frombuffer(data, np.uint8, offset=header).reshape(shape).copy())
