@@ -30,14 +30,13 @@ _PRUNED: dict[str, Any] = {
     "file_bytes": 171_992,
     "peak_activation_bytes": 200_704,
     "energy_joules": 3.9e-5,
-    "energy_assumption": "45 nm (Horowitz 2014): 640 pJ per 32-bit word from DRAM",
     "latency": {
         "median_ms": 0.428,
         "p90_ms": 0.47,
         "batch": 1,
         "threads": 1,
         "runtime": "torch",
-        "ratio_to_first": 1.96,
+        "ratio_to_dense": 1.96,
     },
     "metrics": {
         "validation": {"top1": 0.9081, "top5": 0.9971, "loss": 0.2544},
@@ -87,6 +86,7 @@ def realistic() -> dict[str, Any]:
             {"name": "input", "dim": 1, "reason": "an input of the model"},
             {"name": "classifier.weight", "dim": 0, "reason": "an output of the model"},
         ],
+        "assumptions": {"energy_joules": "45 nm (Horowitz 2014): 640 pJ per 32-bit word from DRAM"},
         "baselines": [{"name": "random", "metrics": {"validation": {"top1": 0.889}, "test": {"top1": 0.8852}}}],
         "artifacts": {"model": "model.prunus", "recipe": "recipe.yaml", "log": "log.jsonl"},
     }

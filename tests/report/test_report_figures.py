@@ -19,7 +19,7 @@ def test_ratios_are_dense_over_pruned():
 def test_paired_latency_ratio_wins_over_the_ratio_of_medians():
     facts = realistic()
     assert complete(facts)["ratio"]["latency_median"] == 1.96
-    del facts["pruned"]["latency"]["ratio_to_first"]
+    del facts["pruned"]["latency"]["ratio_to_dense"]
     assert complete(facts)["ratio"]["latency_median"] == 0.842 / 0.428
 
 
@@ -95,7 +95,7 @@ def test_unstructured_zeros_are_said_to_buy_no_time():
 )
 def test_speed_is_said_as_measured(paired, words):
     facts = realistic()
-    facts["pruned"]["latency"]["ratio_to_first"] = paired
+    facts["pruned"]["latency"]["ratio_to_dense"] = paired
     assert any(words in sentence for sentence in verdict(facts))
 
 

@@ -7,13 +7,13 @@ from prunus.report.facts import Facts
 
 PARAMETERS = "every parameter: weights, biases, norms and the classifier are in; tied tensors once"
 MACS = (
-    "multiply-accumulates of the real forward pass of the example batch, counted operation by operation; "
+    "multiply-accumulates of the real forward pass of one example, counted operation by operation; "
     "biases, norms and element-wise operations are not in"
 )
 EFFECTIVE = "MACs whose weight is not zero: what hardware that skips zeros could save, not what was saved here"
 FILE = "the weights written with safetensors; a zero takes as much room as any other number"
-PEAK = "the most that activations hold at one moment of the forward pass of the example batch"
-ENERGY = "a model of data movement, not a measurement"
+PEAK = "the most that activations hold at one moment of the forward pass of one example"
+ENERGY = "modelled from data movement by the 45 nm table (Horowitz 2014), not measured"
 
 
 def terms(facts: Facts) -> list[tuple[str, str]]:
@@ -37,7 +37,7 @@ def _general(facts: Facts) -> dict[str, tuple[str, str]]:
             "Peak activations",
             PEAK if pruned.peak_activation_bytes is not None else "",
         ),
-        "energy_joules": ("Energy", _energy(facts)),
+        "energy_joules": ("Energy", ENERGY if pruned.energy_joules is not None else ""),
         "latency": ("Latency", _latency(facts)),
         "splits": ("Splits", _splits(facts)),
     }
@@ -50,13 +50,6 @@ def _removed(facts: Facts) -> str:
         f"{formats.count(gone)} parameters were removed and take no room; {formats.count(zero)} "
         "of those that are left are exactly zero and still take it"
     )
-
-
-def _energy(facts: Facts) -> str:
-    if facts.pruned.energy_joules is None:
-        return ""
-    assumption = facts.pruned.energy_assumption
-    return f"{ENERGY}: {assumption}" if assumption else ENERGY
 
 
 def _latency(facts: Facts) -> str:

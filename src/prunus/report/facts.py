@@ -32,11 +32,10 @@ class Latency(_Record):
     batch: Count
     threads: Count
     runtime: str
-    ratio_to_first: Amount | None = Field(
+    ratio_to_dense: Amount | None = Field(
         default=None,
         description="dense time / this time, the median over pairs measured alternately in one run",
     )
-    rounds: Count | None = Field(default=None, description="how many times each model ran")
 
 
 class Metrics(_Record):
@@ -51,13 +50,12 @@ class Measures(_Record):
 
     parameters: Count = Field(description="elements of all parameters; tied tensors once; biases and norms are in")
     nonzeros: Count = Field(description="parameters that are not exactly zero")
-    macs: Count = Field(description="multiply-accumulates of one forward pass of the example batch")
+    macs: Count = Field(description="multiply-accumulates of one forward pass of one example")
     effective_macs: Amount | None = Field(default=None, description="MACs that do not meet a zero weight")
     weight_bytes: Count | None = None
     file_bytes: Count | None = Field(default=None, description="size of the model as a safetensors file")
     peak_activation_bytes: Count | None = None
-    energy_joules: Amount | None = Field(default=None, description="by the 45 nm table: modelled, not measured")
-    energy_assumption: str | None = Field(default=None, description="what that figure takes for granted")
+    energy_joules: Amount | None = Field(default=None, description="by the 45 nm table; see `assumptions`")
     latency: Latency | None = None
     metrics: Metrics
 
@@ -86,13 +84,6 @@ class Proof(_Record):
     passed: bool
 
 
-class Curve(_Record):
-    """A further metric of the sensitivity analysis."""
-
-    dense: float
-    curves: dict[str, list[float | None]]
-
-
 class Sensitivity(_Record):
     """One metric per target and level; each target was pruned alone, from the trained model."""
 
@@ -103,7 +94,6 @@ class Sensitivity(_Record):
     levels: list[Fraction]
     curves: dict[str, list[float | None]]
     dense: float
-    others: dict[str, Curve] = Field(default_factory=dict, description="further metrics by name")
 
 
 class Epoch(_Record):

@@ -37,7 +37,7 @@ def ratios(dense: Measures, pruned: Measures) -> dict[str, float | None]:
     found = {name: quotient(getattr(dense, name), getattr(pruned, name)) for name in QUANTITIES}
     if dense.latency is None or pruned.latency is None:
         return found | {"latency_median": None, "latency_p90": None}
-    paired = pruned.latency.ratio_to_first
+    paired = pruned.latency.ratio_to_dense
     median = quotient(dense.latency.median_ms, pruned.latency.median_ms) if paired is None else paired
     return found | {
         "latency_median": median,

@@ -49,7 +49,7 @@ def sections(facts: Facts) -> list[Section]:
     """Size, work, time, then each split's metrics. A quantity that neither model has is left out."""
     found = [
         Section("Size", tuple(_quantities(facts, _SIZE))),
-        Section("Work of one forward pass", tuple(_quantities(facts, _WORK))),
+        Section("Work per example", tuple(_quantities(facts, _WORK))),
         Section(_time_title(facts), tuple(_times(facts))),
         Section("Validation split", tuple(_metrics(facts, "validation"))),
         Section("Test split", tuple(_metrics(facts, "test"))),
