@@ -13,8 +13,8 @@ import torchvision_ops  # noqa: F401  before torchvision
 from prunus import zoo
 from prunus.errors import InputError, NameNotFound
 
-# Published: Han 2015 (LeNets), torchvision's model pages, Howard 2017, DeiT (ViTs), GPT-2's 124M. Caffe's LeNet-5 by hand
-# is 500+20 + 25000+50 + 400000+500 + 5000+10. ResNet-20/56: 269,722/853,018 of option A plus two projections.
+# Published: Han 2015 (LeNets), torchvision's model pages, Howard 2017, DeiT (ViTs), GPT-2's 124M. Caffe's LeNet-5 by
+# hand is 500+20 + 25000+50 + 400000+500 + 5000+10. ResNet-20/56: 269,722/853,018 of option A plus two projections.
 PARAMETERS = {
     "lenet_300_100": 266_610,
     "lenet5": 431_080,
