@@ -47,9 +47,9 @@ def sparsity(tensor: Tensor, structure: str = "element") -> float:
     """
     is_zero = _dense(tensor) == 0
     if not is_zero.numel():
-        is_zero = is_zero.new_zeros([max(1, size) for size in is_zero.shape])  # no zeros, but the names are checked
+        is_zero = is_zero.new_zeros([max(1, size) for size in is_zero.shape])  # so that the structure is checked
     whole = is_zero if structure == "element" else _whole(is_zero, structure)
-    return float(whole.count_nonzero()) / whole.numel()
+    return float(whole.count_nonzero()) / whole.numel() if tensor.numel() else 0.0
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,8 @@ def _parsed(structure: str) -> tuple[str, list[int]]:
     words = [word.split("=")[-1].strip() for word in match[2].split(",")] if match[2] else []
     least, most = _NUM_ARGUMENTS[match[1]]
     numbers = [_WORDS.get(word, int(word) if word.isdecimal() else -1) for word in words]
-    if not least <= len(numbers) <= most or any(number < 0 for number in numbers) or numbers[:1] == [0]:
+    sizes = numbers if match[1] == "block" else numbers[:1]
+    if not least <= len(numbers) <= most or min(numbers, default=0) < 0 or 0 in sizes:
         raise InputError(f"structure {structure!r} cannot be read; write it like one of {', '.join(_NAMES)}")
     return match[1], numbers
 

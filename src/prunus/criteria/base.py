@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Literal, Protocol, get_args, runtime_checkable
 
 import torch
@@ -125,8 +125,16 @@ def _factories(spec: str) -> dict[str, Callable[..., Criterion]]:
     name = parse_call("criterion", spec).name
     known = dict(_REGISTRY)
     for point in entry_points(group=ENTRY_POINTS):
-        known.setdefault(point.name, point.load() if point.name == name else point.load)
+        known.setdefault(point.name, _loaded(point) if point.name == name else point.load)
     return known
+
+
+def _loaded(point: EntryPoint) -> Callable[..., Criterion]:
+    try:
+        factory: Callable[..., Criterion] = point.load()
+    except Exception as error:  # whatever a foreign module raises while it is imported
+        raise InputError(f"criterion {point.name!r} cannot be loaded from {point.value}: {error}") from error
+    return factory
 
 
 def _score_part(key: str, units: Tensor, counts: Tensor, criterion: Criterion) -> Tensor:

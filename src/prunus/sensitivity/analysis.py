@@ -133,12 +133,16 @@ def _restored(model: nn.Module, target: Target | None) -> Iterator[None]:
 def _metrics(result: object) -> Metrics:
     named: Mapping[Any, Any] = result if isinstance(result, Mapping) else {"metric": result}
     try:
-        metrics = {str(name): float(value) for name, value in named.items()}
+        metrics = {str(name): float(_plain(value)) for name, value in named.items()}
     except (TypeError, ValueError):
         raise TrainingError(f"returned {result!r}; a number or a mapping of numbers is wanted") from None
     if not metrics:
         raise TrainingError("returned an empty mapping; at least one metric is wanted")
     return metrics
+
+
+def _plain(value: Any) -> Any:
+    return value.detach() if isinstance(value, Tensor) else value
 
 
 def _curves(
