@@ -192,7 +192,7 @@ def prune(
     """Trace, plan, prove, thin and measure a model in one call; the model itself is never changed.
 
     args, kwargs: example inputs. decision: the arguments of `plan`: ratio or target, granularity, criterion, …
-    Returns the smaller model, of the same class and with the same state-dict keys, and a report that prints itself.
+    Returns the smaller model, with the same state-dict keys (see `Plan.apply`), and a report that prints itself.
     """
     with torch.no_grad():
         made = plan(trace(model, args, kwargs), **decision)

@@ -40,6 +40,8 @@ class Context:
     values: what each node's result is, by node index.
     macs: one entry per contraction: the axes whose sizes multiply to its multiply-accumulates.
     attributes: (module path, attribute) -> the axis whose size that attribute must hold.
+    numbers: (node index, argument position) -> the axis whose size that argument must hold.
+    pieces: node index -> the consecutive pieces into which the node cuts a dimension.
     roles: (state name, dim) -> what the dimension is to the operation that uses it.
     equal: axes that must keep equally many positions.
     unknown: operations without a rule -> where they occur.
@@ -51,6 +53,8 @@ class Context:
     used: set[str] = field(default_factory=set)
     macs: list[tuple[Axis, ...]] = field(default_factory=list)
     attributes: dict[tuple[str, str], Axis] = field(default_factory=dict)
+    numbers: dict[tuple[int, int], Axis] = field(default_factory=dict)
+    pieces: dict[int, list[Axis]] = field(default_factory=dict)
     roles: dict[tuple[str, int], Role] = field(default_factory=dict)
     equal: list[tuple[Axis, ...]] = field(default_factory=list)
     unknown: dict[str, list[str]] = field(default_factory=dict)
@@ -85,6 +89,11 @@ class Context:
         self.unify(a, b, node)
         if not (a_zero or b_zero):
             self.freeze(a, "a sum over it would lose terms that are not zero", node)
+
+    def number(self, node: Node, position: int, attribute: str, axis: Axis) -> None:
+        """Remember that an argument, and the module attribute it is read from, hold the size of an axis."""
+        self.numbers[node.index, position] = axis
+        self.attributes[node.module, attribute] = axis
 
     def role(self, arg: object, *roles: Role) -> None:
         """Remember what a parameter's dimensions are to the operation that takes it as `arg`; the rest are `scale`."""

@@ -1,8 +1,9 @@
 """What will happen? The plan, its proof, its application to the user's own class, saving and loading."""
 
+from prunus.plans.graph_model import GraphModel
 from prunus.plans.plan import Plan
 from prunus.plans.proof import Proof
 from prunus.plans.record import Record, record_of
 from prunus.plans.store import load, save
 
-__all__ = ["Plan", "Proof", "Record", "load", "record_of", "save"]
+__all__ = ["GraphModel", "Plan", "Proof", "Record", "load", "record_of", "save"]

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prunus.axes import Graph, Surgery
-from prunus.errors import InputError, NameNotFound, NothingToPrune
-from prunus.plans.proof import Proof, apply_masks_, mask_, prove
-from prunus.plans.record import Record, attach
+from prunus.axes import Graph, Surgery, trace
+from prunus.errors import InputError, NameNotFound, NothingToPrune, ProofError
+from prunus.plans.graph_model import thinned_graph
+from prunus.plans.proof import Proof, apply_masks_, float64_inputs, mask_, prove
+from prunus.plans.record import Form, Record, attach
 from prunus.plans.surgery import check_same_model, cut, thin_
 
 
@@ -81,10 +82,32 @@ class Plan:
             apply_masks_(masked, self.masks)
         return masked
 
-    def prove(self, model: nn.Module) -> Proof:
-        """Show that the thinned model computes what the masked one does; raises ProofError if it does not."""
+    def prove(self, model: nn.Module) -> tuple[Proof, Form]:
+        """Show that the thinned model computes what the masked one does.
+
+        Returns the proof and the form in which it holds: `class` where the user's own class runs with fewer units,
+        `graph` where its forward holds fixed numbers, so that the captured graph has to take its place.
+        Raises ProofError where neither does.
+        """
         check_same_model(model, self._shapes())
-        return prove(model, self.graph, self.surgery(), self.masks)
+        surgery = self.surgery()
+
+        def as_class(dense: nn.Module) -> nn.Module:
+            thin_(dense, surgery)
+            return dense
+
+        def as_graph(dense: nn.Module) -> nn.Module:
+            # captured anew: the first capture spells out the model's own dtype where code asks for it
+            graph = trace(dense, *float64_inputs(dense, self.graph))
+            return thinned_graph(dense, graph, graph.surgery(self.kept))
+
+        try:
+            return prove(model, self.graph, surgery, self.masks, as_class), "class"
+        except ProofError as stiff:
+            try:
+                return prove(model, self.graph, surgery, self.masks, as_graph), "graph"
+            except ProofError:
+                raise stiff from None
 
     def apply(
         self,
@@ -94,22 +117,35 @@ class Plan:
         inplace: bool = False,
         prove: bool = True,
     ) -> nn.Module:
-        """Return the thinned model: fewer channels, the user's own class, the same state-dict keys.
+        """Return the thinned model: fewer channels, the same state-dict keys, in the user's own class.
 
+        Where the class holds fixed numbers (a literal in `view`), the result is a `GraphModel` of the same operations.
         optimizer: its state is cut along; only with `inplace`, since it belongs to this very model.
         inplace: thin `model` itself instead of a copy. Parameters keep their identity.
-        prove: compare thinned and masked first (see `Plan.prove`); an error leaves everything as it was.
+        prove: compare thinned and masked first (see `Plan.prove`); an error leaves everything as it was. Without it the
+            class is taken at its word.
         """
         if optimizer is not None and not inplace:
             raise InputError("an optimizer was given without inplace=True, but it belongs to the model, not to a copy")
         check_same_model(model, self._shapes())
-        proof = self.prove(model) if prove else None
+        proof: Proof | None = None
+        form: Form = "class"
+        if prove:
+            proof, form = self.prove(model)
+        if form == "graph" and inplace:
+            raise ProofError(
+                f"{type(model).__name__} holds fixed numbers, so it cannot be thinned in place; leave out inplace=True "
+                "to get its graph"
+            )
         result = model if inplace else copy.deepcopy(model)
         surgery = self.surgery()
         with torch.no_grad():
             apply_masks_(result, self.masks)
-            thin_(result, surgery, optimizer)
-        attach(result, Record.of(self, surgery, proof))
+            if form == "graph":
+                result = thinned_graph(result, self.graph, surgery)
+            else:
+                thin_(result, surgery, optimizer)
+        attach(result, Record.of(self, surgery, proof, form))
         return result
 
     def thinned_masks(self) -> dict[str, Tensor]:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
-from prunus.axes import Surgery
+from prunus.axes import Graph, Surgery
 from prunus.plans.proof import Proof
 
 if TYPE_CHECKING:
     from prunus.plans.plan import Plan
 
 _ATTRIBUTE = "_prunus_record"
+Form = Literal["class", "graph"]
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,7 @@ class Record:
     kept: group -> kept positions; sizes: group -> units before; shapes: dense shape of every tensor that is cut.
     surgery: the plan's consequences by tensor name.
     masks: parameter -> boolean in the thinned shape. proof: None where the user turned it off.
+    form: whether the model is the user's class or a graph; inputs: what a graph needs to be captured again.
     """
 
     kept: Mapping[str, tuple[int, ...]]
@@ -34,9 +38,11 @@ class Record:
     masks: Mapping[str, Tensor]
     provenance: Mapping[str, Any]
     proof: Proof | None
+    form: Form = "class"
+    inputs: Mapping[str, Any] | None = None
 
     @classmethod
-    def of(cls, plan: Plan, surgery: Surgery, proof: Proof | None) -> Record:
+    def of(cls, plan: Plan, surgery: Surgery, proof: Proof | None, form: Form) -> Record:
         """Keep of a plan what outlives its graph."""
         return cls(
             kept={name: tuple(positions.tolist()) for name, positions in plan.kept.items()},
@@ -46,7 +52,30 @@ class Record:
             masks=plan.thinned_masks(),
             provenance=dict(plan.provenance),
             proof=proof,
+            form=form,
+            inputs=describe_inputs(plan.graph) if form == "graph" else None,
         )
+
+
+def describe_inputs(graph: Graph) -> dict[str, Any]:
+    """Describe example inputs as plain values: nesting, and shape and dtype of every tensor."""
+    leaves, spec = pytree.tree_flatten((graph.trace.args, dict(graph.trace.kwargs)))
+
+    def describe(x: Any) -> Any:
+        return {"shape": list(x.shape), "dtype": str(x.dtype).removeprefix("torch.")} if isinstance(x, Tensor) else x
+
+    return {"spec": pytree.treespec_dumps(spec), "leaves": [describe(x) for x in leaves]}
+
+
+def example_inputs(described: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Make inputs of the described form, filled with zeros."""
+
+    def make(x: Any) -> Any:
+        return torch.zeros(x["shape"], dtype=getattr(torch, x["dtype"])) if isinstance(x, dict) else x
+
+    spec = pytree.treespec_loads(described["spec"])
+    args, kwargs = pytree.tree_unflatten([make(x) for x in described["leaves"]], spec)
+    return args, kwargs
 
 
 def attach(model: nn.Module, record: Record) -> None:

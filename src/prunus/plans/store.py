@@ -14,10 +14,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from prunus.axes import Surgery
+from prunus.axes import Surgery, trace
 from prunus.errors import FileError, InputError
+from prunus.plans.graph_model import thinned_graph
 from prunus.plans.proof import Proof
-from prunus.plans.record import Record, as_arrays, attach, record_of
+from prunus.plans.record import Record, as_arrays, attach, example_inputs, record_of
 from prunus.plans.surgery import check_same_model, thin_
 
 FORMAT = 1
@@ -56,7 +57,7 @@ def load(path: str | os.PathLike[str], factory: Callable[[], nn.Module] | nn.Mod
     """Rebuild a saved model: build the dense class, cut it as the plan says, load the weights.
 
     factory: a function without arguments that returns the dense model, or a fresh dense model, which is changed.
-    Returns the model in eval mode; nothing is traced and no code in the file is run.
+    Returns the model in eval mode; no code in the file is run, and nothing is traced unless the result was a graph.
     Raises FileError, naming the tensor, where the file is damaged or the factory builds another model.
     """
     header, tensors = _read(Path(path))
@@ -65,7 +66,7 @@ def load(path: str | os.PathLike[str], factory: Callable[[], nn.Module] | nn.Mod
         raise InputError(f"the factory returned {type(model).__name__}, not a torch.nn.Module")
     if header["plan"] is not None:
         record = _plan_from_json(header["plan"], tensors)
-        _cut_like_file(model, record, header["plan"]["shapes"], path)
+        model = _cut_like_file(model, record, path)
         attach(model, record)
     weights = {name: t for name, t in tensors.items() if not name.startswith(_MASK)}
     weights.update({name: weights[first] for name, first in header["ties"].items()})
@@ -77,12 +78,18 @@ def load(path: str | os.PathLike[str], factory: Callable[[], nn.Module] | nn.Mod
     return model.eval()
 
 
-def _cut_like_file(model: nn.Module, record: Record, shapes: Mapping[str, list[int]], path: Any) -> None:
+def _cut_like_file(model: nn.Module, record: Record, path: Any) -> nn.Module:
     try:
-        check_same_model(model, {name: tuple(shape) for name, shape in shapes.items()})
+        check_same_model(model, record.shapes)
     except InputError as error:
         raise FileError(f"{path} was saved from another model: {error}") from error
-    thin_(model, record.surgery)
+    if record.form == "class":
+        thin_(model, record.surgery)
+        return model
+    assert record.inputs is not None
+    graph = trace(model, *example_inputs(record.inputs))
+    kept = {name: torch.tensor(positions) for name, positions in record.kept.items()}
+    return thinned_graph(model, graph, graph.surgery(kept))
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -131,6 +138,8 @@ def _plan_as_json(record: Record) -> dict[str, Any]:
         "masks": {name: list(mask.shape) for name, mask in record.masks.items()},
         "provenance": dict(record.provenance),
         "proof": record.proof.to_dict() if record.proof else None,
+        "form": record.form,
+        "inputs": record.inputs,
     }
 
 
@@ -145,6 +154,8 @@ def _plan_from_json(plan: dict[str, Any], tensors: Mapping[str, Tensor]) -> Reco
         masks={name: _unpack(tensors[_MASK + name], shape) for name, shape in plan["masks"].items()},
         provenance=plan["provenance"],
         proof=Proof.from_dict(plan["proof"]) if plan["proof"] else None,
+        form=plan["form"],
+        inputs=plan["inputs"],
     )
 
 

@@ -83,7 +83,7 @@ def _convolve(
             group = Axis(groups)
             ctx.unify(out, product([group, Axis(out.size // groups)]), node)
         ctx.contract(x.dims[channel], x.zero[channel], product([group, inner]), inner_zero, node)
-        ctx.attributes[node.module, "groups"] = group
+        ctx.number(node, 6, "groups", group)
     if b is not None:
         ctx.role(node.arg(2, "bias"))
         ctx.unify(out, b.dims[0], node)

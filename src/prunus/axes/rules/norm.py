@@ -43,7 +43,7 @@ def group_norm(ctx: Context, node: Node) -> Value:
     ctx.unify(x.dims[1], product([group, slot]), node)
     ctx.freeze(slot, "a group's mean and variance count it", node)
     flag = _affine(ctx, node, [x.dims[1]], (node.arg(2, "weight"), node.arg(3, "bias")))
-    ctx.attributes[node.module, "num_groups"] = group
+    ctx.number(node, 1, "num_groups", group)
     ctx.attributes[node.module, "num_channels"] = x.dims[1]
     keeps = x.zero[1] if flag is None else flag
     return Value(x.dims, (*(False for _ in x.dims[:1]), keeps, *(False for _ in x.dims[2:])))

@@ -89,7 +89,22 @@ KEEPS_ZERO = frozenset(
 # A single zero operand makes the product zero.
 MULTIPLIES = frozenset(["mul", "multiply", "__and__", "logical_and", "bitwise_and"])
 # Infinite or undefined at 0: the masked model would hold inf or nan where the thinned one holds nothing.
-SINGULAR = frozenset(["log", "log2", "log10", "reciprocal", "rsqrt", "logit", "digamma", "lgamma"])
+SINGULAR = frozenset(
+    [
+        "log",
+        "log2",
+        "log10",
+        "reciprocal",
+        "rsqrt",
+        "logit",
+        "digamma",
+        "lgamma",
+        "acosh",
+        "remainder",
+        "fmod",
+        "addcdiv",
+    ]
+)
 # Pointwise, though torch does not tag them so.
 UNTAGGED = frozenset(
     [

@@ -40,8 +40,8 @@ def _reduced_dims(node: Node, rank: int) -> set[int]:
     position = 2 if "norm" in node.op else 1
     overload = node.op.rpartition(".")[2]
     dim = node.arg(position, "dim", None)
-    if overload in ("max", "min", "any", "all", "sum", "mean") or dim is None or dim == []:
-        return set(range(rank))
+    if overload in ("max", "min", "any", "all", "sum", "mean") or dim is None or dim == [] or isinstance(dim, bool):
+        return set(range(rank))  # a bool there is the `unbiased` of var.default and std.default
     return {d % rank for d in ([dim] if isinstance(dim, int) else dim)}
 
 
@@ -71,5 +71,5 @@ def scan(ctx: Context, node: Node) -> Result:
         if meta.shape[dim] != dims[dim].size:
             dims[dim] = Axis(meta.shape[dim])
             ctx.freeze(dims[dim], "its positions are mixed or ordered", node)
-        values.append(Value(tuple(dims), tuple(z and "cumsum" in node.op for z in x.zero)))
+        values.append(Value(tuple(dims), tuple(z and node.op == "aten.cumsum" for z in x.zero)))
     return tuple(values) if isinstance(node.value, tuple) else values[0]

@@ -153,6 +153,7 @@ def cut(ctx: Context, node: Node, x: Value, dim: int, sizes: Sequence[int]) -> l
     """Cut a dimension into consecutive pieces of the given sizes."""
     pieces = [Axis(n) for n in sizes]
     ctx.unify(x.dims[dim], concat(pieces), node)
+    ctx.pieces[node.index] = pieces
     return pieces
 
 
@@ -261,7 +262,7 @@ def channel_shuffle(ctx: Context, node: Node) -> Value:
     x, groups = ctx.value(node.args[0]), node.args[1]
     group, rest = Axis(groups), Axis(x.dims[1].size // groups)
     ctx.unify(x.dims[1], product([group, rest]), node)
-    ctx.attributes[node.module, "groups"] = group
+    ctx.number(node, 1, "groups", group)
     return _with_dim(x, 1, product([rest, group]))
 
 

@@ -1,0 +1,147 @@
+"""A thinned model as its captured graph, for classes whose forward holds fixed numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from prunus.axes import Graph, Surgery
+from prunus.axes.rules.pointwise import base_name
+from prunus.axes.trace import GETITEM, Ref
+from prunus.errors import InputError
+from prunus.plans.rewrite import input_axes, is_assertion, rewritten
+from prunus.plans.surgery import named_state, thin_
+
+# Operations that ask whether the model trains, and the position of the argument that says so.
+TRAINING = {"dropout": 2, "feature_dropout": 2, "alpha_dropout": 2, "batch_norm": 5, "instance_norm": 5, "rrelu": 3}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One operation: its number in the graph, the operator, arguments with `Ref` for earlier results."""
+
+    index: int
+    target: Any
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    training: int | None
+
+
+class GraphModel(nn.Module):
+    """The operations of a captured model, with sizes changed by a plan; state-dict keys are the original's.
+
+    It trains (dropout and batch norm follow `train()` and `eval()`), moves, copies, saves and exports like any module.
+    Batch sizes other than the example's work unless the original wrote them into its arithmetic.
+    """
+
+    def __init__(self, model: nn.Module, graph: Graph, surgery: Surgery) -> None:
+        """Take over the tensors of `model`, which has been cut already, and the operations of `graph`."""
+        super().__init__()
+        ctx, trace = graph.context, graph.trace
+        _adopt(self, model)
+        varying = input_axes(ctx)
+        self._sources = [(n.index, *_home(self, n.target)) for n in trace.nodes if n.kind in ("parameter", "buffer")]
+        self._inputs = [n.index for n in trace.nodes if n.kind == "input"]
+        self._constants = {n.index: trace.constants[n.target] for n in trace.nodes if n.kind == "constant"}
+        self._names = list(trace.kwargs)
+        self._num_args = len(trace.args)
+        self._in_spec, self._out_spec = trace.in_spec, trace.out_spec
+        self._outputs = trace.nodes[-1].args[0]
+        self._steps = [
+            _step(n.index, *rewritten(ctx, n, surgery.kept, varying))
+            for n in trace.nodes
+            if n.kind == "op" and not is_assertion(n)
+        ]
+        self._last_use = _last_uses(self._steps, self._outputs)
+        self.train(model.training)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Take what the original's forward took, in the form of the example inputs; return what it returned."""
+        values = self._bind(args, kwargs)
+        for step in self._steps:
+            own = _resolve(step.args, values)
+            if step.training is not None and self.training:
+                own[step.training] = True
+            keywords = {name: _resolve([arg], values)[0] for name, arg in step.kwargs.items()}
+            values[step.index] = step.target(*own, **keywords)
+            for index in self._last_use.get(step.index, ()):
+                del values[index]
+        return pytree.tree_unflatten(_resolve(self._outputs, values), self._out_spec)
+
+    def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[int, Any]:
+        if len(args) != self._num_args or set(kwargs) != set(self._names):
+            raise InputError(
+                f"this graph takes {self._num_args} positional arguments and {self._names or 'no'} keywords, "
+                f"as the example inputs had; got {len(args)} and {sorted(kwargs) or 'none'}"
+            )
+        leaves = pytree.tree_leaves((args, {name: kwargs[name] for name in self._names}))
+        values: dict[int, Any] = dict(zip(self._inputs, leaves, strict=True))
+        values.update({index: getattr(module, attribute) for index, module, attribute in self._sources})
+        if self._constants:
+            device = next((t.device for t in self.parameters()), torch.device("cpu"))
+            values.update({i: c.to(device) if isinstance(c, Tensor) else c for i, c in self._constants.items()})
+        return values
+
+
+def thinned_graph(model: nn.Module, graph: Graph, surgery: Surgery) -> GraphModel:
+    """Cut `model` in place and return its graph over the cut tensors."""
+    thin_(model, surgery)
+    return GraphModel(model, graph, surgery)
+
+
+def _step(index: int, target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Step:
+    name = base_name(target) if target is not GETITEM else ""
+    position = TRAINING.get(name)
+    captured = position is not None and len(args) > position and args[position] is False
+    return Step(index, target, args, dict(kwargs), position if captured else None)
+
+
+def _resolve(args: Sequence[Any], values: Mapping[int, Any]) -> list[Any]:
+    """Put results in the place of references, also within lists, as operators take them."""
+    return [
+        values[arg.index] if type(arg) is Ref
+        else _resolve(arg, values) if isinstance(arg, (list, tuple))
+        else arg
+        for arg in args
+    ]  # fmt: skip
+
+
+def _home(root: nn.Module, path: str) -> tuple[nn.Module, str]:
+    owner, _, attribute = path.rpartition(".")
+    return root.get_submodule(owner), attribute
+
+
+def _last_uses(steps: list[Step], outputs: Any) -> dict[int, list[int]]:
+    """List, per step, the results that nobody reads after it, so that activations are freed as in the original."""
+    kept = {r.index for r in pytree.tree_leaves(outputs, is_leaf=lambda x: isinstance(x, Ref)) if isinstance(r, Ref)}
+    last: dict[int, int] = {}
+    for step in steps:
+        for leaf in pytree.tree_leaves((step.args, step.kwargs), is_leaf=lambda x: isinstance(x, Ref)):
+            if isinstance(leaf, Ref):
+                last[leaf.index] = step.index
+    out: dict[int, list[int]] = {}
+    for index, step_index in last.items():
+        if index not in kept:
+            out.setdefault(step_index, []).append(index)
+    return out
+
+
+def _adopt(target: nn.Module, model: nn.Module) -> None:
+    """Register the model's parameters and buffers under their own paths, ties staying ties."""
+    persistent = set(model.state_dict())
+    for name, tensor in named_state(model).items():
+        owner, _, attribute = name.rpartition(".")
+        module = target
+        for part in filter(None, owner.split(".")):
+            if part not in module._modules:
+                module.add_module(part, nn.Module())
+            module = module.get_submodule(part)
+        if isinstance(tensor, nn.Parameter):
+            module.register_parameter(attribute, tensor)
+        else:
+            module.register_buffer(attribute, tensor, persistent=name in persistent)

@@ -1,0 +1,90 @@
+"""What an operation's arguments become once a plan has changed the sizes of its axes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from prunus.axes.algebra import Axis
+from prunus.axes.context import Context, Value
+from prunus.axes.positions import Kept, size_after
+from prunus.axes.rules.pointwise import base_name
+from prunus.axes.trace import Node
+
+aten = torch.ops.aten
+
+RESHAPES = ("view", "reshape", "_unsafe_view", "unflatten", "flatten", "view_as", "reshape_as")
+SPLITS = ("split", "chunk", "split_with_sizes", "tensor_split", "unsafe_chunk", "unsafe_split")
+FACTORIES = {"zeros": 0, "ones": 0, "full": 0, "empty": 0, "new_zeros": 1, "new_ones": 1, "new_full": 1, "new_empty": 1}
+
+
+def input_axes(ctx: Context) -> frozenset[Axis]:
+    """Return the leaves of the inputs' axes: sizes that the next batch may change."""
+    values = [ctx.values[node.index] for node in ctx.trace.nodes if node.kind == "input"]
+    return frozenset(leaf for v in values if isinstance(v, Value) for axis in v.dims for leaf in axis.leaves())
+
+
+def rewritten(
+    ctx: Context, node: Node, kept: Kept, varying: frozenset[Axis]
+) -> tuple[Any, tuple[Any, ...], Mapping[str, Any]]:
+    """Return the operator, arguments and keyword arguments of `node` after the plan.
+
+    varying: see `input_axes`; a reshape leaves the first dimension that holds one of them to be inferred, so that the
+    result takes other batch sizes than the example's.
+    """
+    name, value = base_name(node.target), ctx.values[node.index]
+    args = list(node.args)
+    for (index, position), axis in ctx.numbers.items():
+        if index == node.index:
+            args[position] = size_after(axis, kept)
+    if name in RESHAPES and isinstance(value, Value):
+        return aten.reshape.default, (args[0], _open_sizes(value.dims, kept, varying)), {}
+    if name in ("expand", "broadcast_to") and isinstance(value, Value):
+        return aten.expand.default, (args[0], _expanded(ctx.value(args[0]), value, kept)), {}
+    if name in SPLITS and node.index in ctx.pieces:
+        sizes = [size_after(piece, kept) for piece in ctx.pieces[node.index]]
+        return aten.split_with_sizes.default, (args[0], sizes, node.arg(2, "dim", 0)), {}
+    if name in ("slice", "narrow") and node.index in ctx.pieces:
+        start, length = (size_after(piece, kept) for piece in ctx.pieces[node.index][:2])
+        return aten.slice.Tensor, (args[0], node.arg(1, "dim", 0), start, start + length), {}
+    if name in FACTORIES and isinstance(value, Value):
+        args[FACTORIES[name]] = [size_after(axis, kept) for axis in value.dims]
+    if name == "repeat" and isinstance(value, Value):
+        args[1] = _repeats(ctx.value(args[0]), value, args[1], kept)
+    return node.target, tuple(args), node.kwargs
+
+
+def _varies(axis: Axis, varying: frozenset[Axis]) -> bool:
+    return any(leaf in varying for leaf in axis.leaves())
+
+
+def _open_sizes(dims: Sequence[Axis], kept: Kept, varying: frozenset[Axis]) -> list[int]:
+    sizes = [size_after(axis, kept) for axis in dims]
+    for i, axis in enumerate(dims):
+        if _varies(axis, varying):
+            sizes[i] = -1
+            break
+    return sizes
+
+
+def _expanded(source: Value, value: Value, kept: Kept) -> list[int]:
+    """Spell every dimension that is only passed on as -1."""
+    lead = len(value.dims) - len(source.dims)
+    sizes = [size_after(axis, kept) for axis in value.dims]
+    for i, axis in enumerate(source.dims):
+        if axis.size == value.dims[lead + i].size:
+            sizes[lead + i] = -1
+    return sizes
+
+
+def _repeats(source: Value, value: Value, counts: Sequence[int], kept: Kept) -> list[int]:
+    lead = len(counts) - len(source.dims)
+    after = [size_after(axis, kept) for axis in value.dims]
+    return [n if i < lead else n // size_after(source.dims[i - lead], kept) for i, n in enumerate(after)]
+
+
+def is_assertion(node: Node) -> bool:
+    """Tell whether an operation only checks what the example had: shapes, dtypes, devices."""
+    return node.kind == "op" and node.value is None and "assert" in node.op
