@@ -126,6 +126,7 @@ def test_less_loss_is_better_and_more_is_worse():
     [
         (("dense", "macs"), "many", "dense.macs: got 'many'"),
         (("dense", "macs"), -1, "dense.macs: got -1"),
+        (("dense", "energy_joules"), float("inf"), "dense.energy_joules: got inf"),
         (("dense", "energy_joules"), float("nan"), "dense.energy_joules: got nan"),
         (("colour",), "red", "colour: got 'red'"),
         (("schema",), "prunus-report/9", "schema: got 'prunus-report/9'"),

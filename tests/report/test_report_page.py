@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from prunus.errors import FileError, InputError, PrunusError
-from prunus.report import complete, print_table, write_report
+from prunus.report import complete, print_table, table_markdown, write_report
 from report.report_facts import minimal, realistic
 
 VOID = {"meta", "line", "rect", "path", "polyline", "br", "link", "img"}
@@ -137,6 +137,16 @@ def test_terminal_table_prints_user_names_as_they_are():
     assert "88.00 %" in text
 
 
+def test_markdown_table_has_a_row_per_quantity_and_escapes_names():
+    facts = realistic()
+    facts["data"]["name"] = "a|b <i>"
+    text = table_markdown(facts)
+    assert "| MACs | 9.15 M | 2.56 M | 3.57× |" in text
+    assert "| top1 | 90.71 % | 90.46 % | −0.25 points |" in text
+    assert "a\\|b \\<i\\>" in text
+    assert all(line.count("|") - line.count("\\|") == 5 for line in text.splitlines() if line.startswith("|"))
+
+
 def test_without_jinja_the_json_is_written_and_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "jinja2", None)
     with pytest.raises(PrunusError, match=re.escape("pip install 'prunus[report]'")):
@@ -171,3 +181,52 @@ def test_forty_targets_name_the_eight_most_sensitive(tmp_path):
     page = page_of(facts, tmp_path)
     named = re.findall(r'<text class="name c\d"[^>]*>(layer\d+)<', page)
     assert sorted(named) == [f"layer{n:02}" for n in range(32, 40)]
+
+
+def test_gains_are_green_and_losses_red_beyond_the_noise(tmp_path):
+    facts = realistic()
+    facts["pruned"]["file_bytes"] = 2 * facts["dense"]["file_bytes"]
+    facts["pruned"]["metrics"]["test"] |= {"top1": 0.95, "top5": 0.90, "loss": 0.30}
+    cells = re.findall(r'<td class="change (\w+)">([^<]+)</td>', page_of(facts, tmp_path))
+    found = {text: tone for tone, text in cells}
+    assert found["3.57×"] == "good"
+    assert found["0.500×"] == "bad"
+    assert found["+4.29 points"] == "good"
+    assert found["−9.69 points"] == "bad"
+    assert found["+0.044"] == "bad"
+    assert found["−0.03 points"] == "plain"
+
+
+def test_bars_are_as_long_as_what_was_kept(tmp_path):
+    facts = realistic()
+    facts["groups"] = [{"name": "stem", "kind": "channel", "size": 16, "kept": 4}]
+    facts["masks"] = [{"name": "fc.weight", "shape": [10, 20], "sparsity": 0.9}]
+    page = page_of(facts, tmp_path)
+    assert re.search(r'stem <small>channel</small></div><div class="track "><i style="width:25.0%">', page)
+    assert re.search(r'fc.weight <small>10 × 20</small></div><div class="track mask"><i style="width:10.0%">', page)
+    assert "4 of 16" in page
+    assert "90.0 % zero" in page
+
+
+def test_parameters_are_split_into_kept_zero_and_removed(tmp_path):
+    facts = minimal()
+    facts["dense"] |= {"parameters": 1000, "nonzeros": 1000}
+    facts["pruned"] |= {"parameters": 600, "nonzeros": 500}
+    page = page_of(facts, tmp_path)
+    for tone, width, text in (
+        ("live", "50.0", "kept, not zero: 500 (50.0 %)"),
+        ("zero", "10.0", "kept, zero: 100 (10.0 %)"),
+        ("gone", "40.0", "removed: 400 (40.0 %)"),
+    ):
+        assert f'<i class="{tone}" style="width:{width}%">' in page
+        assert text in page
+    assert "400 parameters were removed" in page
+    assert "100 of those that are left are exactly zero" in page
+
+
+def test_heat_table_shades_by_the_drop_from_the_dense_value(tmp_path):
+    facts = realistic()
+    facts["sensitivity"] |= {"levels": [0.5, 0.9], "dense": 0.9, "curves": {"a": [0.9, 0.5], "b": [0.8, 0.7]}}
+    page = page_of(facts, tmp_path)
+    shades = re.findall(r'<td style="--drop:([\d.]+)">([\d.]+) %</td>', page)
+    assert shades == [("0.0", "90.00"), ("1.0", "50.00"), ("0.25", "80.00"), ("0.5", "70.00")]

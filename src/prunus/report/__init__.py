@@ -2,7 +2,7 @@
 
 from prunus.report.facts import json_schema, validate
 from prunus.report.figures import complete, differences, ratios, verdict
-from prunus.report.table import print_table
+from prunus.report.table import print_table, table_markdown
 from prunus.report.write import write_report
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "json_schema",
     "print_table",
     "ratios",
+    "table_markdown",
     "validate",
     "verdict",
     "write_report",

@@ -1,7 +1,8 @@
-"""The comparison in the terminal."""
+"""The comparison in the terminal, and as Markdown."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -40,3 +41,23 @@ def build(facts: Facts) -> Table:
         for row in section.rows:
             table.add_row(Text(row.label), row.dense, row.pruned, Text(row.change, style=_STYLES[row.tone]))
     return table
+
+
+def table_markdown(facts: Mapping[str, Any]) -> str:
+    """Write the comparison as a Markdown table, with the verdict and where it was measured."""
+    records = completed(facts)
+    lines = ["| | dense | pruned | change |", "|---|---:|---:|---:|"]
+    for section in rows.sections(records):
+        lines.append(f"| *{_cell(section.title)}* | | | |")
+        lines += [f"| {_cell(r.label)} | {r.dense} | {r.pruned} | {r.change} |" for r in section.rows]
+    where = ", ".join(f"{key} {records.environment[key]}" for key in _PLACE if key in records.environment)
+    sentences = "\n".join(f"* {sentence}" for sentence in records.verdict)
+    return "\n".join([*lines, "", sentences, "", f"*{_cell(records.data.name)}; {where}*", ""])
+
+
+_PLACE = ("cpu", "threads", "torch", "prunus")
+
+
+def _cell(text: str) -> str:
+    """Text in which nothing is Markdown or a tag."""
+    return re.sub(r"([|*_`<>\[\]\\])", r"\\\1", text)
