@@ -22,9 +22,9 @@ Shape = tuple[int, ...]
 
 
 def _attention_flops(query: Shape, key: Shape, value: Shape, *_: Any, **__: Any) -> int:
-    """Query (B, H, T, K) times key (B, H', S, K), then times value (B, H', S, V); a causal mask saves nothing."""
+    """Query (B, H, T, K) times key (B, H', S, K), then times value (B, H', S, K); a causal mask saves nothing."""
     batch, heads, targets, width = query
-    return 2 * batch * heads * targets * key[-2] * (width + value[-1])
+    return 4 * batch * heads * targets * key[-2] * width
 
 
 def _rnn_flops(x: Shape, input_weight: Shape, hidden_weight: Shape, *_: Any, **__: Any) -> int:
