@@ -33,11 +33,11 @@ def bits_for(keep: Tensor, tensor: Tensor) -> Tensor:
 
 def fits(bits: Tensor, tensor: Tensor) -> bool:
     """Whether bits match a tensor's device and element size; a model may have moved since."""
-    return bits.device == tensor.device and bits.element_size() == tensor.element_size()
+    return bits.itemsize == tensor.itemsize and bits.device == tensor.device
 
 
 def mask_(tensor: Tensor, bits: Tensor) -> None:
-    """Set what is pruned to +0.0, in place; call it under `no_grad`."""
+    """Set what is pruned to +0.0, in place, in a tensor that autograd does not watch."""
     if not fits(bits, tensor):
         bits = bits_for(bits.bool(), tensor)
     tensor.view(bits.dtype).bitwise_and_(bits)
@@ -49,6 +49,8 @@ def mask_gradient_(grad: Tensor, bits: Tensor) -> None:
     A sparse gradient may name one row several times (it is not coalesced); masking every occurrence masks
     their sum.
     """
+    if grad.requires_grad:  # after backward(create_graph=True)
+        grad = grad.detach()
     if grad.layout is torch.strided:
         mask_(grad, bits)
     elif grad.layout is torch.sparse_coo:
