@@ -20,7 +20,7 @@ LAYERS = (
     {"training"},
     {"recipes"},
     {"report"},
-    {"cli"},
+    {"cli", "__main__"},
 )
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 # The zoo is a leaf: it needs torch and the error tree, and only what starts a run may need it.
