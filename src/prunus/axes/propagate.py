@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from prunus.axes.algebra import unify
-from prunus.axes.context import Context, Value, fresh, frozen, frozen_result
+from prunus.axes.context import Context, Value, because, fresh, frozen, frozen_result
 from prunus.axes.rules import lookup
 from prunus.axes.rules.pointwise import is_pointwise, pointwise
 from prunus.axes.rules.registry import Result
@@ -59,14 +59,18 @@ def _apply(ctx: Context, node: Node) -> Result:
         function = pointwise
     if function is None or any(ctx.values[ref.index] is None for ref in node.refs()):
         return unknown(ctx, node)
-    return function(ctx, node)
+    try:
+        return function(ctx, node)
+    except (AssertionError, IndexError, KeyError, TypeError, ValueError, AttributeError) as error:
+        # a call that the rule was not written for; what it has coupled so far is frozen with the rest
+        return unknown(ctx, node, f"its rule does not cover this call ({type(error).__name__})")
 
 
-def unknown(ctx: Context, node: Node) -> Result:
+def unknown(ctx: Context, node: Node, why: str = "Prunus has no rule for it") -> Result:
     """Freeze what an operation without a rule touches, and report it."""
     ctx.unknown.setdefault(node.op, []).append(node.location)
     for ref in node.refs():
-        _freeze_value(ctx, ref, f"Prunus has no rule for {node.op} ({node.location})")
+        _freeze_value(ctx, ref, because(why, node))
     return frozen_result(node, "Prunus has no rule for the operation that made it")
 
 

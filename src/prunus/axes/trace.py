@@ -87,7 +87,7 @@ class Trace:
     parameters: the names in `state` that are parameters.
     ties: name -> the first name with the same storage, for tensors that several names share.
     constants: tensors that forward made outside the graph, by node name.
-    in_spec, out_spec: how inputs and outputs nest, as pytree specs.
+    out_spec: how outputs nest, as a pytree spec.
     args, kwargs: the example inputs, kept for the proof.
     """
 
@@ -96,7 +96,6 @@ class Trace:
     parameters: frozenset[str]
     ties: Mapping[str, str]
     constants: Mapping[str, Any] = field(repr=False)
-    in_spec: Any = field(repr=False)
     out_spec: Any = field(repr=False)
     args: tuple[Any, ...] = field(repr=False)
     kwargs: Mapping[str, Any] = field(repr=False)
@@ -172,9 +171,8 @@ def _record(program: Any, model: nn.Module, args: tuple[Any, ...], kwargs: Mappi
     for name, buffer in model.named_buffers():  # non-persistent ones are cut too, though no file holds them
         state.setdefault(name, Meta(tuple(buffer.shape), buffer.dtype))
     parameters = frozenset(n for n, _ in model.named_parameters(remove_duplicate=False))
-    spec = program.call_spec
     constants = {name: program.constants[name] for kind, name in names.values() if kind == "constant"}
-    return Trace(tuple(nodes), state, parameters, _ties(model), constants, spec.in_spec, spec.out_spec, args, kwargs)
+    return Trace(tuple(nodes), state, parameters, _ties(model), constants, program.call_spec.out_spec, args, kwargs)
 
 
 def _record_node(node: Any, position: int, index: Mapping[Any, int], names: Mapping[str, tuple[str, str]]) -> Node:

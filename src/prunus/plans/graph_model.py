@@ -32,6 +32,16 @@ class Step:
     training: int | None
 
 
+class Shared:
+    """Something immutable that copies of a model share."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Shared:
+        return self
+
+
 class GraphModel(nn.Module):
     """The operations of a captured model, with sizes changed by a plan; state-dict keys are the original's.
 
@@ -50,7 +60,7 @@ class GraphModel(nn.Module):
         self._constants = {n.index: trace.constants[n.target] for n in trace.nodes if n.kind == "constant"}
         self._names = list(trace.kwargs)
         self._num_args = len(trace.args)
-        self._in_spec, self._out_spec = trace.in_spec, trace.out_spec
+        self._out_spec = Shared(trace.out_spec)
         self._outputs = trace.nodes[-1].args[0]
         self._steps = [
             _step(n.index, *rewritten(ctx, n, surgery.kept, varying))
@@ -71,7 +81,7 @@ class GraphModel(nn.Module):
             values[step.index] = step.target(*own, **keywords)
             for index in self._last_use.get(step.index, ()):
                 del values[index]
-        return pytree.tree_unflatten(_resolve(self._outputs, values), self._out_spec)
+        return pytree.tree_unflatten(_resolve(self._outputs, values), self._out_spec.value)
 
     def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[int, Any]:
         if len(args) != self._num_args or set(kwargs) != set(self._names):

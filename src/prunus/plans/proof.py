@@ -92,7 +92,13 @@ def _compare(
     masked = copy.deepcopy(dense)
     mask_(masked, surgery)
     thinned = build(copy.deepcopy(dense))
-    want = run(masked, graph)
+    try:
+        want = run(masked, graph)
+    except Exception as error:
+        raise ProofError(
+            f"{type(dense).__name__} does not run in float64, so nothing can be proved: {_first_line(error)}; "
+            "prove=False takes the plan at its word"
+        ) from error
     if not all(torch.isfinite(t).all() for t in want):
         if finite:
             raise ProofError(
@@ -102,9 +108,8 @@ def _compare(
     try:
         got = run(thinned, graph)
     except Exception as error:
-        line = (str(error).strip().splitlines() or [""])[0]
         raise ProofError(
-            f"{type(dense).__name__} cannot run with fewer channels: {type(error).__name__}: {line}; its forward "
+            f"{type(dense).__name__} cannot run with fewer channels: {_first_line(error)}; its forward "
             "probably holds a fixed number (a literal in view or split): read it from the tensor or the module instead"
         ) from error
     largest = max((float(t.abs().max()) for t in want if t.numel()), default=0.0)
@@ -116,6 +121,10 @@ def _compare(
     if not relative <= TOLERANCE:
         raise ProofError(_first_difference(masked, thinned, graph, surgery, relative))
     return apart, relative
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
 
 
 def mask_(model: nn.Module, surgery: Surgery) -> None:

@@ -1,0 +1,84 @@
+"""ONNX files, checked against torch in ONNX Runtime before they take their place."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import os
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from prunus.errors import FileError, InputError, ProofError
+
+TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An ONNX file and how far ONNX Runtime's output lies from torch's, relative to the largest output."""
+
+    path: Path
+    max_rel: float
+
+
+def export_onnx(
+    model: nn.Module, args: Any, kwargs: Mapping[str, Any] | None = None, *, path: str | os.PathLike[str]
+) -> Exported:
+    """Export a model in eval mode and compare ONNX Runtime's outputs with torch's on the example inputs.
+
+    args, kwargs: example inputs; the first dimension of every tensor input stays open where export allows it.
+    Raises InputError without the `onnx` extra, FileError where the file cannot be written, ProofError where ONNX
+    Runtime computes something else; then no file is left.
+    """
+    path = Path(path)
+    args = args if isinstance(args, tuple) else (args,)
+    module = copy.deepcopy(model).eval()
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial.onnx")
+    try:
+        _write(module, args, dict(kwargs or {}), partial)
+        max_rel = _difference(module, args, dict(kwargs or {}), partial)
+        if not max_rel <= TOLERANCE:
+            raise ProofError(f"ONNX Runtime and torch differ by {max_rel:.1e} (relative) on the example inputs")
+        os.replace(partial, path)
+    except OSError as error:
+        raise FileError(f"cannot write {path}: {error}; choose a folder that exists and can be written") from error
+    finally:
+        partial.unlink(missing_ok=True)
+    return Exported(path, max_rel)
+
+
+def _write(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], path: Path) -> None:
+    try:
+        import onnx  # noqa: F401 - torch's exporter needs both, and says so less clearly
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise InputError(f"export to ONNX needs {error.name}; pip install 'prunus[onnx]'") from error
+    bound = inspect.signature(module.forward).bind(*args, **kwargs).arguments
+    open_batch = {0: torch.export.Dim.AUTO}
+    shapes = pytree.tree_map(lambda x: open_batch if isinstance(x, Tensor) and x.dim() else None, dict(bound))
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(module, args, kwargs=kwargs, dynamo=True, dynamic_shapes=shapes, verbose=False)
+        assert program is not None
+        program.save(path)
+
+
+def _difference(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], path: Path) -> float:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+    inputs = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+    feed = {slot.name: x.cpu().numpy() for slot, x in zip(session.get_inputs(), inputs, strict=True)}
+    with torch.no_grad():
+        want = [x for x in pytree.tree_leaves(module(*args, **kwargs)) if isinstance(x, Tensor)]
+    got = [torch.from_numpy(x) for x in session.run(None, feed)]
+    largest = max(float(x.abs().max()) for x in want)
+    apart = max(float((a.cpu() - b).abs().max()) for a, b in zip(want, got, strict=True))
+    return apart / largest if largest else apart

@@ -1,0 +1,61 @@
+"""Export: what ONNX Runtime computes is what torch computes, for classes and for graphs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import prunus
+from prunus.errors import FileError, ProofError
+from prunus.plans import GraphModel
+from prunus.runtimes import export_onnx
+from prunus.runtimes import onnx as room
+
+onnxruntime = pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+
+
+class Literal(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 8, 3)
+        self.fc = nn.Linear(8 * 36, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(torch.relu(self.conv(x)).view(-1, 8 * 36))
+
+
+def thinned() -> tuple[nn.Module, torch.Tensor]:
+    torch.manual_seed(0)
+    x = torch.randn(2, 1, 8, 8)
+    small, _ = prunus.prune(Literal(), x, ratio=0.5, measure_latency=False)
+    return small, x
+
+
+def test_a_thinned_graph_exports_and_takes_other_batch_sizes(tmp_path: Path) -> None:
+    small, x = thinned()
+    assert isinstance(small, GraphModel)
+    exported = export_onnx(small, x, path=tmp_path / "small.onnx")
+    assert exported.max_rel < 1e-5
+    session = onnxruntime.InferenceSession((tmp_path / "small.onnx").read_bytes())
+    y = torch.randn(7, 1, 8, 8)
+    (got,) = session.run(None, {session.get_inputs()[0].name: y.numpy()})
+    torch.testing.assert_close(torch.from_numpy(got), small(y).detach(), rtol=1e-4, atol=1e-5)
+    assert [p.name for p in tmp_path.iterdir()] == ["small.onnx"]
+
+
+def test_a_difference_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small, x = thinned()
+    monkeypatch.setattr(room, "TOLERANCE", -1.0)
+    with pytest.raises(ProofError, match="ONNX Runtime and torch differ"):
+        export_onnx(small, x, path=tmp_path / "small.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    small, x = thinned()
+    with pytest.raises(FileError, match="cannot write"):
+        export_onnx(small, x, path=tmp_path / "no" / "small.onnx")
