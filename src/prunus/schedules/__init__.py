@@ -1,0 +1,32 @@
+"""When? Schedules, policies, stop conditions, the accuracy guard, and the scheduler that runs them."""
+
+from prunus.schedules.guard import AccuracyGuard
+from prunus.schedules.kinds import AGP, Iterative, OneShot, Schedule, schedule
+from prunus.schedules.parse import Settings, parse_settings, read_settings
+from prunus.schedules.policy import Policy
+from prunus.schedules.scheduler import EpochStatus, PruningScheduler
+from prunus.schedules.start import sparse
+from prunus.schedules.stop import Stop, StopAtBudget, StopAtSparsity
+from prunus.schedules.threshold import MagnitudeParameterPruner
+from prunus.schedules.time import Time
+
+__all__ = [
+    "AGP",
+    "AccuracyGuard",
+    "EpochStatus",
+    "Iterative",
+    "MagnitudeParameterPruner",
+    "OneShot",
+    "Policy",
+    "PruningScheduler",
+    "Schedule",
+    "Settings",
+    "Stop",
+    "StopAtBudget",
+    "StopAtSparsity",
+    "Time",
+    "parse_settings",
+    "read_settings",
+    "schedule",
+    "sparse",
+]

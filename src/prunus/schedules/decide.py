@@ -1,0 +1,124 @@
+"""One pruning step of one policy: scores, counts, picked units, masks. Nothing here touches a weight."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from prunus.allocation import ScoredTarget, allocator
+from prunus.axes import Graph
+from prunus.criteria import criterion, score_target
+from prunus.errors import TrainingError
+from prunus.granularity import Target, granularity, group_targets, weight_targets
+from prunus.schedules.kinds import Schedule
+from prunus.schedules.policy import STRUCTURED, Policy
+
+
+@dataclass
+class Course:
+    """A policy under way: its targets, the fraction reached, the pruned units per target, (U,) bool."""
+
+    name: str
+    policy: Policy
+    schedule: Schedule
+    targets: Sequence[Target]
+    fraction: float = 0.0
+    pruned: dict[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for target in self.targets:
+            self.pruned.setdefault(target.name, torch.zeros(target.num_units, dtype=torch.bool))
+
+    @property
+    def num_pruned(self) -> int:
+        """Pruned units of all targets."""
+        return sum(int(units.sum()) for units in self.pruned.values())
+
+    @property
+    def num_units(self) -> int:
+        """Units of all targets."""
+        return sum(units.numel() for units in self.pruned.values())
+
+
+def find_targets(policy: Policy, model: nn.Module, graph: Graph | None) -> list[Target]:
+    """Resolve a policy's targets; filters and channels are coupled where the structure is known.
+
+    Raises NameNotFound or InputError when they match nothing.
+    """
+    kind = granularity(policy.granularity)
+    if graph is not None and kind.name in STRUCTURED:
+        return group_targets(graph, kind, policy.targets, model=model)
+    return weight_targets(model, kind, policy.targets)
+
+
+def named_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return parameters and buffers under all their names."""
+    return {
+        **dict(model.named_buffers(remove_duplicate=False)),
+        **dict(model.named_parameters(remove_duplicate=False)),
+    }
+
+
+@torch.no_grad()
+def choose(
+    course: Course, fraction: float, tensors: Mapping[str, Tensor], equal: Sequence[Sequence[str]] = ()
+) -> dict[str, Tensor]:
+    """Return the units to prune per target at a fraction, (U,) bool; what is pruned stays pruned.
+
+    equal: sets of groups that must lose equally many units (`Graph.equal`).
+    Raises TrainingError, naming the target, where weights are nan.
+    """
+    policy = course.policy
+    rank, share = criterion(policy.criterion), allocator(policy.allocation)
+    scored = {}
+    for target in course.targets:
+        scores = _checked(target, score_target(target, tensors, rank).cpu())
+        ranked = _with_pruned_lowest(scores, course.pruned[target.name])
+        scored[target.name] = ScoredTarget.of(target, ranked, round_to=policy.round_to)
+    progress = fraction / (course.schedule.final or 1.0)
+    counts = share.counts(scored, progress if share.uses_progress else fraction)
+    for names in equal:
+        least = min(counts.get(name, 0) for name in names)
+        counts.update({name: least for name in names if name in counts})
+    return {t.name: _pick(t, scored[t.name].scores, counts[t.name], course.pruned[t.name]) for t in course.targets}
+
+
+def masks_of(course: Course, pruned: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the keep mask of every tensor that loses units; integer buffers are positions and stay."""
+    masks: dict[str, Tensor] = {}
+    for target in course.targets:
+        units = pruned[target.name]
+        if not bool(units.any()):
+            continue
+        for part in target.parts:
+            if tensors[part.param].is_floating_point():
+                mask = part.units.scatter(units)
+                masks[part.param] = masks[part.param] & mask if part.param in masks else mask
+    return masks
+
+
+def _checked(target: Target, scores: Tensor) -> Tensor:
+    if bool(scores.isnan().any()):
+        raise TrainingError(f"{target.name} holds nan weights, which cannot be ranked; lower the learning rate")
+    return scores
+
+
+def _with_pruned_lowest(scores: Tensor, pruned: Tensor) -> Tensor:
+    """Put pruned units strictly below all others.
+
+    By a little: -inf would spoil the mean by which scores of several targets are made comparable.
+    """
+    kept = scores[~pruned]
+    if kept.numel() in (0, scores.numel()):
+        return scores
+    low, high = kept.min(), kept.max()
+    below = 1e-6 * torch.maximum(high - low, high.abs()).clamp(min=1e-30)
+    return torch.where(pruned, low.clamp(max=0) - below, scores)
+
+
+def _pick(target: Target, scores: Tensor, count: int, before: Tensor) -> Tensor:
+    count = max(count, int(before.sum()))
+    return before | target.scored[0].units.pick(scores, count)

@@ -1,0 +1,103 @@
+"""What a policy is: targets, granularity, criterion, allocation and schedule, checked when it is made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from prunus.allocation import Allocator, allocator
+from prunus.criteria import Criterion, criterion
+from prunus.errors import InputError, NameNotFound
+from prunus.granularity import NM, Granularity, TargetSpec, granularity
+from prunus.schedules.kinds import OneShot, Schedule, schedule
+
+STRUCTURED = ("filter", "channel")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """What is pruned together, by which criterion, how much from each, and when.
+
+    granularity: `element`, `filter`, `2:4`, …, or an object. schedule: a mapping such as
+        `{kind: agp, final: 0.5, end: 3ep}`, or an object.
+    targets: a name pattern, a list of them, or a mapping with type, name, exclude; `*` is every weight.
+    criterion: `l1`, `l2`, … allocation: `uniform`, `global`, `{per_layer: {…}}`, `{threshold: {…}}`.
+    round_to: filters and channels are kept in multiples of this.
+    name: shown in the log, and the masks' source; the granularity by default.
+    Raises InputError or NameNotFound that begin with the field's name.
+    """
+
+    granularity: str | Granularity
+    schedule: Mapping[str, Any] | Schedule
+    targets: TargetSpec = "*"
+    criterion: str | Criterion = "l1"
+    allocation: str | Mapping[str, Any] | Allocator = "uniform"
+    round_to: int = 1
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        kind = _field("granularity", lambda: granularity(self.granularity))
+        _field("criterion", lambda: _needs_nothing(criterion(self.criterion)))
+        share = _field("allocation", lambda: allocator(self.allocation))
+        when = schedule(self.schedule)
+        _check_round_to(self.round_to, kind)
+        if self.name is not None and (not isinstance(self.name, str) or not self.name):
+            raise InputError(f"name is {self.name!r}; a text is wanted")
+        if isinstance(kind, NM):
+            _check_nm(kind, when)
+        elif when.final is None and not share.uses_progress:
+            raise InputError(f"schedule.final is missing; allocation {share.name} needs a fraction such as 0.5")
+
+
+def policy(spec: Mapping[str, Any] | Policy) -> Policy:
+    """Read a policy from a mapping, as YAML gives it.
+
+    Raises NameNotFound for an unknown key, InputError for a missing or wrong one.
+    """
+    if isinstance(spec, Policy):
+        return spec
+    if not isinstance(spec, Mapping):
+        raise InputError(f"policy is {spec!r}; a mapping with granularity and schedule is wanted")
+    known = [field.name for field in fields(Policy)]
+    for key in spec:
+        if key not in known:
+            raise NameNotFound.of("key of a policy", str(key), known)
+    for key in ("granularity", "schedule"):
+        if key not in spec:
+            raise InputError(f"{key} is missing; a policy needs granularity and schedule")
+    return Policy(**spec)
+
+
+def _field(name: str, read: Callable[[], Any]) -> Any:
+    """Put the field's name before what is wrong with its value."""
+    try:
+        return read()
+    except NameNotFound as error:
+        raise NameNotFound(f"{name}: {error}") from None
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from None
+
+
+def _needs_nothing(made: Criterion) -> Criterion:
+    if made.needs:
+        raise InputError(
+            f"{made.name} needs {', '.join(sorted(made.needs))}, which a schedule does not collect; "
+            "use a criterion that reads the weights alone"
+        )
+    return made
+
+
+def _check_round_to(round_to: Any, kind: Granularity) -> None:
+    if isinstance(round_to, bool) or not isinstance(round_to, int) or round_to < 1:
+        raise InputError(f"round_to is {round_to!r}; a whole number of at least 1 is wanted")
+    if round_to > 1 and kind.name not in STRUCTURED:
+        raise InputError(f"round_to is {round_to}, but {kind.name} is not rounded; only filter and channel are")
+
+
+def _check_nm(kind: NM, when: Schedule) -> None:
+    pruned = 1 - kind.n / kind.m
+    if not isinstance(when, OneShot):
+        raise InputError(f"schedule: {kind.name} is whole or not at all, never gradual; use kind: one_shot")
+    if when.final is not None and abs(when.final - pruned) > 1e-9:
+        raise InputError(f"schedule.final is {when.final}, but {kind.name} prunes {pruned:g}; leave final out")

@@ -1,0 +1,57 @@
+"""The two added lines: `with prunus.sparse(model, optimizer, "schedule.yaml") as scheduler:`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from prunus.axes import trace
+from prunus.schedules.parse import Settings, parse_settings, read_settings
+from prunus.schedules.policy import Policy
+from prunus.schedules.scheduler import PruningScheduler
+from prunus.schedules.threshold import MagnitudeParameterPruner
+
+
+def sparse(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    schedule: str | Path | Mapping[str, Any] | Sequence[Policy | MagnitudeParameterPruner],
+    *,
+    example_inputs: Any = None,
+    steps_per_epoch: int | None = None,
+) -> PruningScheduler:
+    """Prune a model while your own loop trains it.
+
+    schedule: a YAML file with `policies: [...]` (the words of a recipe's `prune:`, also `stop` and
+    `guard`), such a
+        mapping, or a list of policies.
+    example_inputs: a tensor or a tuple of arguments; the model is then traced, and filters and channels
+    are pruned
+        with all that hangs on them. steps_per_epoch: as in `PruningScheduler`.
+    Returns a `PruningScheduler`, which is a context manager.
+    Raises RecipeError, naming the file and the path inside it, and whatever `PruningScheduler` and
+    `trace` raise.
+    """
+    settings = _settings(schedule)
+    return PruningScheduler(
+        model,
+        optimizer,
+        settings.policies,
+        graph=None if example_inputs is None else trace(model, example_inputs),
+        stop=settings.stop,
+        guard=settings.guard,
+        steps_per_epoch=steps_per_epoch,
+    )
+
+
+def _settings(schedule: Any) -> Settings:
+    if isinstance(schedule, (str, Path)):
+        return read_settings(schedule)
+    if isinstance(schedule, Mapping):
+        return parse_settings(schedule)
+    alone = isinstance(schedule, (Policy, MagnitudeParameterPruner))
+    return Settings((schedule,) if alone else tuple(schedule))
