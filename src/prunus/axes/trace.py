@@ -163,6 +163,7 @@ def _record(program: Any, model: nn.Module, args: tuple[Any, ...], kwargs: Mappi
     index: dict[Any, int] = {}
     nodes: list[Node] = []
     for node in program.graph.nodes:
+        _check_static(node, model)
         index[node] = len(nodes)
         nodes.append(_record_node(node, len(nodes), index, names))
     if not any(isinstance(nodes[r.index].value, Meta) for r in nodes[-1].refs()):
@@ -196,6 +197,16 @@ def _record_node(node: Any, position: int, index: Mapping[Any, int], names: Mapp
         module=stack[-1][0] if stack else "",
         location=_location(node.meta.get("stack_trace") or ""),
     )
+
+
+def _check_static(node: Any, model: nn.Module) -> None:
+    """Refuse sizes that only values decide (`x[mask]`, nonzero): they are not numbers that a plan could follow."""
+    for value in pytree.tree_leaves(node.meta.get("val")):
+        if isinstance(value, Tensor) and any(not isinstance(n, int) for n in value.shape):
+            raise CaptureError(
+                f"{type(model).__name__} makes a tensor whose size depends on values, by {node.target} at "
+                f"{_location(node.meta.get('stack_trace') or '')}; Prunus needs sizes that the example inputs decide"
+            )
 
 
 def _meta(value: Any) -> Meta | tuple[Meta | None, ...] | None:

@@ -170,12 +170,13 @@ def _with_dim(x: Value, dim: int, axis: Axis) -> Value:
     "aten.unsafe_split",
 )
 def split(ctx: Context, node: Node) -> tuple[Value, ...]:
-    """Cut a dimension; pieces that one number makes (chunk, split by a size) must stay equal."""
+    """Cut a dimension; equal pieces that one number makes (chunk, split by a size) must stay equal."""
     x = ctx.value(node.args[0])
     dim = node.arg(2, "dim", 0) % len(x.dims)
     assert isinstance(node.value, tuple)
     pieces = cut(ctx, node, x, dim, [meta.shape[dim] for meta in node.value if meta])
-    if isinstance(node.args[1], int) and len(pieces) > 1 and not x.dims[dim].is_frozen():
+    one_size = len({piece.size for piece in pieces}) == 1 < len(pieces)
+    if isinstance(node.args[1], int) and one_size and not x.dims[dim].is_frozen():
         ctx.equal.append(tuple(pieces))
     return tuple(_with_dim(x, dim, piece) for piece in pieces)
 

@@ -1,0 +1,256 @@
+"""What must not be pruned: each operation freezes, and the reason names it and the line of this file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import pytest
+import torch
+from axes.proving import Net, check, conv, generic_, images
+from torch import Tensor, nn
+from torch.nn import functional
+
+from prunus.axes import trace
+from prunus.errors import CaptureError, InputError, NameNotFound
+from prunus.plans import Plan
+
+HERE = r"test_axes_traps\.py:\d+"
+
+
+def sigmoid_in_place(self: nn.Module, x: Tensor) -> Tensor:
+    y = self.c(x)
+    y.sigmoid_()
+    return y.sum(1)
+
+
+def overwrite_through_a_view(self: nn.Module, x: Tensor) -> Tensor:
+    y = self.c(x)
+    y.flatten(2).transpose(1, 2).add_(1.0)
+    return y.sum(1)
+
+
+def overwrite_a_sibling(self: nn.Module, x: Tensor) -> Tensor:
+    y = self.c(x)
+    left = y[:, :, :4]
+    y[:, :, 2:].add_(1.0)
+    return left.sum(1)
+
+
+def fill_a_row(self: nn.Module, x: Tensor) -> Tensor:
+    y = self.c(x)
+    y[:, :, 0] = 5.0
+    return self.e(y)
+
+
+def put_by_index(self: nn.Module, x: Tensor) -> Tensor:
+    y = self.c(x)
+    y[:, torch.tensor([0, 2])] = 1.0
+    return self.e(y)
+
+
+TRAPS: dict[str, tuple[Callable[..., Tensor], str]] = {
+    "mean": (lambda s, x: s.c(x).mean(1), "aten.mean.dim"),
+    "variance": (lambda s, x: s.c(x) * s.c(x).var(1, keepdim=True), "aten.var"),
+    "variance of all": (lambda s, x: s.e(s.c(x) * s.c(x).var(unbiased=False)), "aten.var"),
+    "standard deviation of all": (lambda s, x: s.e(s.c(x) * s.c(x).std()), "aten.std"),
+    "softmax": (lambda s, x: s.e(s.c(x).softmax(1)), "aten.softmax"),
+    "log_softmax": (lambda s, x: s.e(s.c(x).log_softmax(1)), "aten.log_softmax"),
+    "LayerNorm": (lambda s, x: s.e(functional.layer_norm(s.c(x), (8, 6, 6))), "aten.layer_norm"),
+    "LocalResponseNorm": (lambda s, x: s.e(functional.local_response_norm(s.c(x), 3)), "aten.avg_pool3d"),
+    "sigmoid, then sum": (lambda s, x: s.c(x).sigmoid().sum(1), "aten.sum"),
+    "sigmoid in place, then sum": (sigmoid_in_place, "aten.sum"),
+    "x + 1, then sum": (lambda s, x: (s.c(x) + 1).sum(1), "aten.sum"),
+    "logcumsumexp, then sum": (lambda s, x: s.c(x).logcumsumexp(3).sum(1), "aten.sum"),
+    "softplus, then sum": (lambda s, x: functional.softplus(s.c(x)).sum(1), "aten.sum"),
+    "clamp above 0, then sum": (lambda s, x: s.c(x).clamp(0.5, 2).sum(1), "aten.sum"),
+    "masked_fill with 1, then sum": (lambda s, x: s.c(x).masked_fill(x[:, :1] > 0, 1.0).sum(1), "aten.sum"),
+    "where with 1, then sum": (lambda s, x: torch.where(x[:, :1] > 0, s.c(x), 1.0).sum(1), "aten.sum"),
+    "division by it": (lambda s, x: s.e(x[:, :1] / s.c(x)), "aten.div"),
+    "reciprocal": (lambda s, x: s.e(s.c(x).reciprocal()), "aten.reciprocal"),
+    "remainder by it": (lambda s, x: s.e(torch.remainder(x[:, :1], s.c(x))), "aten.remainder"),
+    "addcdiv by it": (lambda s, x: s.e(torch.addcdiv(x[:, :1], x[:, :1], s.c(x))), "aten.addcdiv"),
+    "log": (lambda s, x: s.e(s.c(x).abs().log()), "aten.log"),
+    "rsqrt": (lambda s, x: s.e(s.c(x).abs().rsqrt()), "aten.rsqrt"),
+    "negative power": (lambda s, x: s.e(s.c(x).abs() ** -1), "aten.pow"),
+    "max": (lambda s, x: s.c(x).amax(1), "aten.amax"),
+    "max with index": (lambda s, x: s.c(x).max(1)[0], "aten.max.dim"),
+    "argmax": (lambda s, x: s.c(x).argmax(1) * x[:, 0], "aten.argmax"),
+    "median": (lambda s, x: s.e(s.c(x) * s.c(x).median()), "aten.median"),
+    "product": (lambda s, x: s.c(x).prod(1), "aten.prod"),
+    "logsumexp": (lambda s, x: s.c(x).logsumexp(1), "aten.logsumexp"),
+    "maximum norm": (lambda s, x: s.c(x).norm(p=float("inf"), dim=1), "norm"),
+    "cumsum": (lambda s, x: s.e(s.c(x).cumsum(1)), "aten.cumsum"),
+    "sort": (lambda s, x: s.e(s.c(x).sort(1)[0]), "aten.sort"),
+    "topk": (lambda s, x: s.c(x).topk(3, 1)[0], "aten.topk"),
+    "argsort": (lambda s, x: s.e(s.c(x).argsort(1) * 1.0), "aten.argsort"),
+    "select": (lambda s, x: s.c(x)[:, 3], "aten.select"),
+    "index": (lambda s, x: s.c(x)[:, [3, 1]], "aten.index"),
+    "gather": (lambda s, x: s.c(x).gather(1, torch.zeros(2, 1, 6, 6, dtype=torch.int64)), "aten.gather"),
+    "strided slice": (lambda s, x: s.d(s.c(x)[:, ::2]), "aten.slice"),
+    "flip": (lambda s, x: s.e(s.c(x).flip(1)), "aten.flip"),
+    "roll of everything": (lambda s, x: s.e(s.c(x).roll(1)), "aten.roll"),
+    "tril": (lambda s, x: s.e(s.c(x).transpose(1, 2).tril().transpose(1, 2)), "aten.tril"),
+    "repeat_interleave": (lambda s, x: s.c(x).repeat_interleave(2, 1).mul(2).sum(1), "aten.repeat_interleave"),
+    "operation without a rule": (lambda s, x: s.e(torch.fft.rfft2(s.c(x)).abs()), "aten.fft_rfft2"),
+    "put by index": (put_by_index, "aten.index_put"),
+    "fill through a view": (fill_a_row, "aten.fill"),
+    "add in place through a view": (overwrite_through_a_view, "aten.add_"),
+    "add in place to an overlapping view": (overwrite_a_sibling, "aten.add_"),
+    "compared with arange": (lambda s, x: s.e(s.c(x) * (torch.arange(8).view(8, 1, 1) < 4)), "aten.arange"),
+    "pooling over channels": (
+        lambda s, x: functional.avg_pool1d(s.c(x).flatten(2).transpose(1, 2), 2).mul(2).sum(2),
+        "aten.avg_pool1d",
+    ),
+    "reflection over channels": (
+        lambda s, x: functional.pad(s.c(x).flatten(2).transpose(1, 2), (1, 1), mode="reflect").sum(2), "aten.pad",
+    ),
+    "output": (lambda s, x: s.c(x), "it is an output of the model"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TRAPS)
+def test_trap_freezes_the_channels_and_names_operation_and_line(name: str) -> None:
+    function, operation = TRAPS[name]
+    graph = trace(generic_(Net(function, c=conv(3, 8), e=conv(8, 4), d=conv(4, 4))), images())
+    reason = graph.why("c.weight", 0)
+    assert "c.weight dim 0 is frozen" in reason
+    assert operation in reason
+    assert operation == "it is an output of the model" or re.search(HERE, reason)
+    assert not any(m.param == "c.weight" for g in graph.groups for m in g.members)
+
+
+def test_what_an_unknown_operation_touched_is_listed_with_its_line() -> None:
+    graph = trace(Net(lambda s, x: s.e(torch.fft.rfft2(s.c(x)).abs()), c=conv(3, 8), e=conv(8, 4)), images())
+    assert list(graph.unknown) == ["aten.fft_rfft2"]
+    assert re.fullmatch(HERE, graph.unknown["aten.fft_rfft2"][0])
+    assert re.search(rf"no rule for aten.fft_rfft2 at {HERE}", str(graph))
+
+
+FREE: dict[str, Callable[..., Tensor]] = {
+    "sum of zeros": lambda s, x: s.c(x).relu().sum(1),
+    "Euclidean norm": lambda s, x: s.c(x).norm(dim=1),
+    "normalize": lambda s, x: s.e(functional.normalize(s.c(x), dim=1)),
+    "cumsum along space": lambda s, x: s.c(x).cumsum(3).sum(1),
+    "statistics along space": lambda s, x: s.e(s.c(x) * s.c(x).var((2, 3), keepdim=True)),
+    "softmax along space": lambda s, x: s.e(s.c(x).flatten(2).softmax(2).view(2, -1, 6, 6)),
+    "sigmoid, then weights": lambda s, x: s.e(s.c(x).sigmoid()),
+    "division of it": lambda s, x: s.e(s.c(x) / (x[:, :1].abs() + 1)),
+    "flip along space": lambda s, x: s.e(s.c(x).flip(2, 3)),
+    "masked_fill with 0": lambda s, x: s.c(x).masked_fill(x[:, :1] > 0, 0.0).sum(1),
+    "assertion on a shape": lambda s, x: (torch._assert(s.c(x).dim() == 4, "four"), s.e(s.c(x)))[1],
+    "comparison of sizes": lambda s, x: s.e(s.c(x)) if s.c(x).shape[1] > 1 else x,
+}
+
+
+@pytest.mark.parametrize("name", FREE)
+def test_harmless_operation_freezes_nothing(name: str) -> None:
+    """The other side of every trap: caution must not cost what is safe."""
+    graph = check(Net(FREE[name], c=conv(3, 8), e=conv(8, 4)), images())
+    assert [g.name for g in graph.groups] == ["c"]
+
+
+def test_odd_interleave_is_a_conflict_with_a_reason_or_keeps_the_pairs() -> None:
+    """29 x 2 against 29 + 29 has no common axes: the two halves freeze, or nothing is asked of them."""
+
+    def forward(self: nn.Module, x: Tensor) -> Tensor:
+        mixed = self.c(x).view(2, 29, 2, 36).transpose(1, 2).reshape(2, 58, 6, 6)
+        first, second = mixed.view(2, 29, 2, 36).transpose(1, 2).reshape(2, 58, 6, 6).chunk(2, 1)
+        return self.e(first) + self.f(second)
+
+    graph = trace(Net(forward, c=conv(3, 58), e=conv(29, 4), f=conv(29, 4)), images())
+    assert "cannot be matched" in graph.why("c.weight", 0)
+
+
+def test_half_of_a_chunk_is_frozen_with_the_other_or_the_plan_still_holds() -> None:
+    def forward(self: nn.Module, x: Tensor) -> Tensor:
+        first, second = self.c(x).chunk(2, 1)
+        return self.e(first.softmax(1)) + self.f(second)
+
+    check(Net(forward, c=conv(3, 16), e=conv(8, 4), f=conv(8, 4), g=conv(3, 4)), images(), own_class=False)
+
+
+def test_pieces_of_unequal_size_do_not_block_every_plan() -> None:
+    """split(16) of 40 makes 16, 16 and 8: those can never be equal."""
+    model = Net(lambda s, x: s.e(torch.cat([p.relu() for p in s.c(x).split(16, 1)], 1)), c=conv(3, 40), e=conv(40, 4))
+    graph = trace(generic_(model), images())
+    Plan(graph, {})
+    if graph.groups:
+        check(model, images(), own_class=False)
+
+
+def test_value_that_is_both_sides_of_a_square_is_frozen() -> None:
+    def forward(self: nn.Module, x: Tensor) -> Tensor:
+        y = self.c(x).flatten(2)
+        return self.e((y @ y.transpose(1, 2)).flatten(1))
+
+    graph = trace(Net(forward, c=conv(3, 8), e=nn.Linear(64, 4)), images())
+    assert graph.groups == ()
+    assert "two of its units" in graph.why("c.weight", 0)
+
+
+def test_weight_of_one_dimension_is_no_error() -> None:
+    model = Net(lambda s, x: functional.linear(s.c(x).mean((2, 3)), s.v), c=conv(3, 8), v=nn.Parameter(torch.randn(8)))
+    trace(generic_(model), images())
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda s, x: s.e(s.c(x).mean((2, 3)))[x.sum((1, 2, 3)) > 0],
+        lambda s, x: s.e(s.c(x).mean((2, 3))).nonzero() * 1.0,
+    ],
+    ids=["boolean index", "nonzero"],
+)
+def test_sizes_that_depend_on_values_are_refused_in_one_sentence_or_frozen(function: Callable[..., Tensor]) -> None:
+    model = generic_(Net(function, c=conv(3, 8), e=nn.Linear(8, 4)))
+    try:
+        trace(model, images())
+    except CaptureError as error:
+        assert "\n" not in str(error)
+
+
+def test_branch_on_values_cannot_be_captured_and_the_message_says_so() -> None:
+    model = Net(lambda s, x: s.c(x) if x.sum() > 0 else x, c=conv(3, 3))
+    with pytest.raises(CaptureError, match="depends on tensor values"):
+        trace(model, images())
+
+
+def test_wrong_inputs_are_named_with_their_shape() -> None:
+    with pytest.raises(CaptureError, match=r"fails on the example inputs \[\(2, 5, 6, 6\)\]"):
+        trace(Net(lambda s, x: s.c(x), c=conv(3, 3)), images(5))
+
+
+@pytest.mark.parametrize("inputs", [None, (), []])
+def test_no_inputs_is_an_input_error(inputs: object) -> None:
+    with pytest.raises(InputError, match="no example inputs"):
+        trace(conv(3, 3), inputs)
+
+
+def test_model_without_tensor_output_is_refused() -> None:
+    with pytest.raises(CaptureError, match="returns no tensor"):
+        trace(Net(lambda s, x: 3, c=conv(3, 3)), images())
+
+
+def test_capture_leaves_training_flags_and_values_alone() -> None:
+    model = Net(lambda s, x: s.b(s.c(x)), c=conv(3, 8), b=nn.BatchNorm2d(8))
+    model.train()
+    model.b.eval()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    trace(model, images())
+    assert model.training
+    assert model.c.training
+    assert not model.b.training
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+
+
+def test_why_names_near_parameters_and_wrong_dimensions() -> None:
+    graph = trace(Net(lambda s, x: s.e(s.c(x)), c=conv(3, 8), e=conv(8, 4)), images())
+    assert graph.why("c.weight", 0) == "c.weight dim 0 belongs to c (8 units, 3 members)"
+    assert graph.why("e.weight", -3) == "e.weight dim -3 belongs to c (8 units, 3 members)"
+    with pytest.raises(NameNotFound, match=r"c\.weight"):
+        graph.why("c.wieght", 0)
+    with pytest.raises(InputError, match="dim 4 does not exist"):
+        graph.why("c.weight", 4)
+    with pytest.raises(NameNotFound):
+        _ = graph["d"]
