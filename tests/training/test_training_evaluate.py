@@ -69,7 +69,7 @@ def test_own_metric_that_fails_is_named():
 
     with pytest.raises(TrainingError, match=r"the metric broken on data.test raised KeyError: 'labels'"):
         evaluate(Constant(), loader([1]), cross_entropy, metrics=[broken], name="data.test")
-    with pytest.raises(TrainingError, match=r"returned nan; want a finite number"):
+    with pytest.raises(TrainingError, match=r"is nan; want a finite number"):
         evaluate(Constant(), loader([1]), cross_entropy, metrics=[lambda m, d: math.nan])
     with pytest.raises(TrainingError, match=r"returned str; want a float"):
         evaluate(Constant(), loader([1]), cross_entropy, metrics=[lambda m, d: "good"])

@@ -1,1 +1,23 @@
-"""What did the user say?"""
+"""What did the user say, and do it: recipes read, checked, executed."""
+
+from prunus.recipes.engine import Result, run
+from prunus.recipes.inspection import inspect_model
+from prunus.recipes.load import load_recipe
+from prunus.recipes.opening import Opened, open_recipe, read_facts
+from prunus.recipes.packaged import quickstart
+from prunus.recipes.preview import preview
+from prunus.recipes.schema import Recipe, json_schema
+
+__all__ = [
+    "Opened",
+    "Recipe",
+    "Result",
+    "inspect_model",
+    "json_schema",
+    "load_recipe",
+    "open_recipe",
+    "preview",
+    "quickstart",
+    "read_facts",
+    "run",
+]

@@ -8,7 +8,6 @@ sensitivity.jsonl, model.prunus, report.json, report.html
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -27,10 +26,26 @@ OURS = ("state", "recipe.yaml", "log.jsonl", "sensitivity.jsonl", "sensitivity.s
 class RunFolder:
     """A folder that belongs to one recipe. Make it with `open_folder`."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, earlier: Mapping[str, Any] | None = None) -> None:
         self.root = root
         self.log_file = root / "log.jsonl"
+        self.earlier = earlier
         self._state = root / "state"
+
+    def claim(self, recipe: Mapping[str, Any], text: str) -> None:
+        """Make the folder this recipe's, or go on; run.json comes last, so that a kill leaves no half claim.
+
+        text: what is written as recipe.yaml. A run that the caller does not want to go on with is removed.
+        """
+        if self.earlier is not None:
+            _repair_log(self)
+            return
+        unwanted = found_run(self.root)
+        if unwanted is not None:
+            _remove_run(self.root, unwanted)
+        self._state.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.root / "recipe.yaml", text.encode())
+        write_json(self._state / "run.json", {"schema": SCHEMA, "prunus": __version__, "recipe": dict(recipe)})
 
     def load(self, stage: str) -> Any:
         """What the stage's last finished epoch left, or None; raises FileError when it is damaged."""
@@ -64,32 +79,26 @@ class RunFolder:
         return self._state / f"{stage}.safetensors"
 
 
-def open_folder(
-    root: Path, recipe: Mapping[str, Any], text: str, *, fresh: bool = False, resume: bool = False
-) -> RunFolder:
-    """Claim `root` for a recipe, or go on with the run of the same recipe that is there.
+def open_folder(root: Path, recipe: Mapping[str, Any], *, fresh: bool = False, resume: bool = False) -> RunFolder:
+    """Look at `root`: may this recipe run there, or go on there? Nothing is written; `RunFolder.claim` does that.
 
-    recipe: plain values; `out` and `name` do not count. text: what is written as recipe.yaml.
-    fresh: remove the run that is there. resume: there must be one.
+    recipe: plain values; `out` and `name` do not count.
+    fresh: an earlier run will be removed. resume: there must be one.
     Raises FileError when the folder cannot be written, InputError when it holds something else.
     """
-    folder = RunFolder(root)
-    found = _found_run(root)
-    if resume and found is None:
+    earlier = found_run(root)
+    if resume and earlier is None:
         raise InputError(f"there is no run to resume in {root}; leave --resume away, or give its folder with --out")
+    if earlier is None:
+        _check_free(root, recipe)
+    elif not fresh:
+        _check_same(root, earlier["recipe"], recipe)
     _check_writable(root)
-    if found is not None and fresh:
-        _remove_run(root, found)
-        found = None
-    if found is None:
-        _claim(folder, recipe, text)
-    else:
-        _check_same(root, found, recipe)
-        _repair_log(folder)
-    return folder
+    return RunFolder(root, None if fresh else earlier)
 
 
-def _found_run(root: Path) -> dict[str, Any] | None:
+def found_run(root: Path) -> dict[str, Any] | None:
+    """Whose run is in the folder, as run.json says; raises FileError when it is damaged or of another version."""
     path = root / "state" / "run.json"
     if not path.exists():
         return None
@@ -99,15 +108,10 @@ def _found_run(root: Path) -> dict[str, Any] | None:
     return found
 
 
-def _claim(folder: RunFolder, recipe: Mapping[str, Any], text: str) -> None:
-    """Make the folder ours; run.json comes last, so that a kill in between leaves a folder without a run."""
-    root = folder.root
-    foreign = [name for name in (*OURS, recipe["finish"]["save"]) if (root / name).exists()]
+def _check_free(root: Path, recipe: Mapping[str, Any]) -> None:
+    foreign = [name for name in (*OURS, *_saved(recipe)) if (root / name).exists()]
     if foreign and not _is_unfinished_claim(root):
         raise InputError(f"{root} holds {', '.join(foreign)}, which no run of Prunus left; use another folder")
-    (root / "state").mkdir(parents=True, exist_ok=True)
-    write_atomically(root / "recipe.yaml", text.encode())
-    write_json(root / "state" / "run.json", {"schema": SCHEMA, "prunus": __version__, "recipe": dict(recipe)})
 
 
 def _is_unfinished_claim(root: Path) -> bool:
@@ -115,8 +119,8 @@ def _is_unfinished_claim(root: Path) -> bool:
     return state.is_dir() and not any(state.glob("*.safetensors")) and not (root / "log.jsonl").exists()
 
 
-def _check_same(root: Path, found: Mapping[str, Any], recipe: Mapping[str, Any]) -> None:
-    for path, there, here in differences(found["recipe"], recipe):
+def _check_same(root: Path, earlier: Mapping[str, Any], recipe: Mapping[str, Any]) -> None:
+    for path, there, here in differences(earlier, recipe):
         if path not in ("out", "name"):
             raise InputError(
                 f"{root} holds a run of another recipe: {path} is {there!r} there and {here!r} here; "
@@ -138,18 +142,26 @@ def differences(there: Any, here: Any, path: str = "") -> Iterator[tuple[str, An
 
 def _remove_run(root: Path, found: Mapping[str, Any]) -> None:
     """Remove what a run left, and nothing else. run.json goes last: a kill in between leaves it ours."""
-    saved = str(found["recipe"].get("finish", {}).get("save", "model.prunus"))
-    for name in (*OURS[1:], saved, f"{Path(saved).stem}.onnx"):
+    for name in (*OURS[1:], *_saved(found["recipe"])):
         (root / name).unlink(missing_ok=True)
     shutil.rmtree(root / "state")
 
 
+def _saved(recipe: Mapping[str, Any]) -> tuple[str, str]:
+    """The model's file, and its export's."""
+    name = str(recipe["finish"]["save"])
+    return name, f"{Path(name).stem}.onnx"
+
+
 def _check_writable(root: Path) -> None:
-    """Find out before anything runs."""
+    """Find out before anything runs; folders that were made for it are removed again."""
+    missing = [folder for folder in (root, *root.parents) if not folder.exists()]
     try:
         root.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=root, prefix=".prunus-"):
             pass
+        for folder in missing:
+            folder.rmdir()
     except (OSError, ValueError) as error:
         reason = (getattr(error, "strerror", None) or str(error)).lower()
         raise FileError(f"cannot write into the out folder {root}: {reason}; choose another with --out") from error
@@ -165,9 +177,3 @@ def _repair_log(folder: RunFolder) -> None:
 
 def _same_work(line: Mapping[str, Any], entry: Mapping[str, Any]) -> bool:
     return all(line.get(key) == entry.get(key) for key in ("stage", "epoch"))
-
-
-def leave_if_empty(root: Path) -> None:
-    """Remove a folder that was made for nothing."""
-    if root.is_dir() and not os.listdir(root):
-        root.rmdir()

@@ -109,6 +109,15 @@ class Policy(_Part):
     schedule: Annotated[Any, BeforeValidator(words.schedule), WithJsonSchema(_TEXT_OR_MAP)]
     round_to: Annotated[int, Field(ge=1)] = 1
 
+    @model_validator(mode="after")
+    def _check(self) -> Policy:
+        words.policy(self.plain())
+        return self
+
+    def plain(self) -> dict[str, Any]:
+        """Plain values, without those that were not given."""
+        return dict(self.model_dump(exclude_none=True))
+
 
 class Guard(_Part):
     """Keep the last state whose validation metric is at most `max_drop` worse than the dense model's."""

@@ -15,14 +15,13 @@ from pydantic import BaseModel
 import prunus.allocation
 import prunus.criteria
 import prunus.granularity
-from prunus.errors import InputError, NameNotFound
+import prunus.schedules
+from prunus.errors import InputError, NameNotFound, RecipeError
 from prunus.recipes.resolve import split_name
 from prunus.training.evaluate import NAMED_METRICS
 from prunus.training.losses import LOSSES
 from prunus.training.optimizers import check_optimizer
 from prunus.training.rates import check_rate
-
-BUDGETS = ("sparsity", "macs", "params", "bytes", "nnz")
 
 
 def short_form(key: str, example: str) -> Callable[[Any], Any]:
@@ -103,18 +102,22 @@ def allocation(value: Any) -> Any:
 
 def schedule(value: Any) -> Any:
     """`{kind: agp, final: 0.5, begin: 0ep, end: 3ep}`, …"""
+    if not isinstance(value, dict):
+        raise InputError("want a mapping, such as {kind: agp, final: 0.5, begin: 0ep, end: 3ep}")
+    prunus.schedules.schedule(value)
     return value
+
+
+def policy(value: Mapping[str, Any]) -> None:
+    """The parts of a policy, together."""
+    _parse({"policies": [value]})
 
 
 def stop(value: Any) -> Any:
     """`{sparsity: 0.9}`, `{macs: 0.33}`."""
-    if not isinstance(value, dict) or len(value) != 1:
+    if not isinstance(value, dict):
         raise InputError("want one condition, such as `sparsity: 0.9` or `macs: 0.33`")
-    quantity, limit = next(iter(value.items()))
-    if quantity not in BUDGETS:
-        raise NameNotFound.of("stop condition", quantity, BUDGETS)
-    if isinstance(limit, bool) or not isinstance(limit, (int, float)) or not limit > 0:
-        raise InputError(f"{quantity} is {limit!r}; want a number above 0: a fraction of the dense model's, or a count")
+    _parse({"policies": [_ANY_POLICY], "stop": [value]})
     return value
 
 
@@ -141,6 +144,19 @@ def file_name(value: Any) -> Any:
     if not text or text in (".", "..") or text != PurePath(text).name:
         raise InputError("want a plain file name, such as model.prunus; the folder is `out`")
     return value
+
+
+_ANY_POLICY = {"granularity": "element", "schedule": {"kind": "one_shot", "final": 0.5}}
+
+
+def _parse(settings: dict[str, Any]) -> None:
+    """Let the schedules judge; file and path are this room's to say, so only the cause is passed on."""
+    try:
+        prunus.schedules.parse_settings(settings)
+    except RecipeError as error:
+        if isinstance(error.__cause__, InputError):
+            raise error.__cause__ from None
+        raise
 
 
 def _name_or_function(value: Any, what: str, names: tuple[str, ...]) -> Any:

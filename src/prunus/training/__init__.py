@@ -7,7 +7,7 @@ from prunus.training.batches import check_loader, first_inputs, num_samples
 from prunus.training.batchnorm import recalibrate_
 from prunus.training.checkpoint import load_checkpoint, save_checkpoint
 from prunus.training.evaluate import evaluate
-from prunus.training.loop import EpochResult, train_epoch
+from prunus.training.loop import EpochResult, check_batch, train_epoch
 from prunus.training.losses import loss_by_name
 from prunus.training.optimizers import build_optimizer, check_optimizer
 from prunus.training.progress import Reporter, Silent, reporter
@@ -21,6 +21,7 @@ __all__ = [
     "Silent",
     "build_optimizer",
     "build_rate",
+    "check_batch",
     "check_loader",
     "check_optimizer",
     "check_rate",

@@ -78,12 +78,17 @@ def forward(model: nn.Module, inputs: Inputs, where: str) -> Tensor:
     return output
 
 
+def first_batch(loader: Any, name: str) -> tuple[Inputs, Any]:
+    """The first batch, on the CPU; raises TrainingError when the loader is empty or raises."""
+    return next(batches(loader, name, torch.device("cpu")))
+
+
 def first_inputs(loader: Any, name: str, count: int) -> Inputs:
     """The first `count` samples of the first batch, on the CPU.
 
     Raises TrainingError when the loader is empty or raises.
     """
-    inputs, _ = next(batches(loader, name, torch.device("cpu")))
+    inputs, _ = first_batch(loader, name)
     return tuple(item[:count] for item in inputs)
 
 

@@ -79,7 +79,8 @@ def _named_metrics(
             answers += target.numel() if isinstance(target, Tensor) else 0
             for rank, hits in correct_at(output, target, ranks).items():
                 sums[f"top{rank}"] += hits
-    return {key: value / (samples if key == "loss" else answers) for key, value in sums.items()}
+    means = {key: value / (samples if key == "loss" else answers) for key, value in sums.items()}
+    return {key: _finite(value, f"the metric {key} on {name}") for key, value in means.items()}
 
 
 def correct_at(output: Tensor, target: Any, ranks: Sequence[int]) -> dict[int, int]:
@@ -114,5 +115,5 @@ def _finite(value: Any, what: str) -> float:
     except (TypeError, ValueError) as error:
         raise TrainingError(f"{what} returned {type(value).__name__}; want a float or a dict of floats") from error
     if not math.isfinite(number):
-        raise TrainingError(f"{what} returned {number}; want a finite number")
+        raise TrainingError(f"{what} is {number}; want a finite number")
     return number

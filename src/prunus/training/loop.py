@@ -67,6 +67,14 @@ def train_epoch(
     return EpochResult(total / samples, time.perf_counter() - start, steps)
 
 
+def check_batch(model: nn.Module, loader: Any, loss: Loss, *, device: torch.device | str = "cpu") -> None:
+    """Send the first batch through model and loss, without a step; raises TrainingError as `train_epoch` does."""
+    device = torch.device(device)
+    model.train()
+    inputs, target = next(batches(loader, "data.train", device))
+    _finite(_loss(model, inputs, target, loss, "before training", contextlib.nullcontext()), "before training")
+
+
 def _loss(
     model: nn.Module,
     inputs: Inputs,

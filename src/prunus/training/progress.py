@@ -25,6 +25,9 @@ class Bar(Protocol):
     def advance(self, steps: int = 1, note: str = "") -> None:
         """Count steps as done; `note` is shown beside the bar."""
 
+    def at(self, done: int, total: int, note: str = "") -> None:
+        """Say how much is done, of a total that may be known only now."""
+
 
 class Reporter(Protocol):
     """Where a long job says what it does."""
@@ -43,6 +46,9 @@ class Silent:
         """Nothing."""
 
     def advance(self, steps: int = 1, note: str = "") -> None:
+        """Nothing."""
+
+    def at(self, done: int, total: int, note: str = "") -> None:
         """Nothing."""
 
     @contextmanager
@@ -74,7 +80,10 @@ class _Lines:
         self._first, self._start, self._last = done, time.monotonic(), time.monotonic()
 
     def advance(self, steps: int = 1, note: str = "") -> None:
-        self._done += steps
+        self.at(self._done + steps, self._total, note)
+
+    def at(self, done: int, total: int, note: str = "") -> None:
+        self._done, self._total = done, total
         now = time.monotonic()
         if now - self._last < self._every:
             return
@@ -116,6 +125,9 @@ class _Rich:
 
     def advance(self, steps: int = 1, note: str = "") -> None:
         self._progress.update(self._task, advance=steps, note=note)
+
+    def at(self, done: int, total: int, note: str = "") -> None:
+        self._progress.update(self._task, completed=done, total=total, note=note)
 
 
 def reporter(console: Console) -> Reporter:

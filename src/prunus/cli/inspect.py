@@ -1,0 +1,25 @@
+"""`prunus inspect`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from prunus.cli.errors import plainly
+
+
+@plainly
+def command(
+    model: Annotated[str, typer.Argument(metavar="MODULE:FUNCTION", help="What returns the model.")],
+    shapes: Annotated[
+        list[str] | None,
+        typer.Option("--input", metavar="1,3,32,32", help="Shape of an input; `1,16:int64` for indices; may repeat."),
+    ] = None,
+) -> None:
+    """Show what hangs together in a model, what cannot be pruned and why, its costs and its zeros."""
+    from prunus.cli.show import console
+    from prunus.recipes import inspect_model
+
+    for part in inspect_model(model, shapes or []):
+        console().print(part)

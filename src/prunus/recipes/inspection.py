@@ -1,0 +1,81 @@
+"""A model looked at before anything is done to it: `prunus inspect`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+from torch import Tensor, nn
+
+from prunus.axes import Graph, trace
+from prunus.costs import Costs, measure
+from prunus.errors import InputError
+from prunus.recipes.resolve import call, resolve
+from prunus.zeros import summary
+
+DTYPES = {"float32": torch.float32, "int64": torch.int64}
+
+
+def inspect_model(name: str, shapes: Sequence[str]) -> list[RenderableType]:
+    """Groups, frozen axes with reasons, costs and zeros of a model, ready to print.
+
+    name: `module:function` or `file.py:function`. shapes: one per input, such as `1,3,32,32` or `1,16:int64`.
+    Raises InputError for a wrong name or shape, CaptureError where the model cannot be traced.
+    """
+    model = call(resolve(name, [Path.cwd()]), name, {})
+    if not isinstance(model, nn.Module):
+        raise InputError(f"{name} returned a {type(model).__name__}; want a torch.nn.Module")
+    if not shapes:
+        raise InputError("no input shape; give one, such as --input 1,3,32,32")
+    args = tuple(example(shape) for shape in shapes)
+    graph = trace(model.eval(), args)
+    return [_groups(graph), _frozen(graph), _costs(measure(model, args)), summary(model)]
+
+
+def example(shape: str) -> Tensor:
+    """A tensor for `1,3,32,32` (normal numbers) or `1,16:int64` (zeros, a valid index everywhere)."""
+    sizes, _, dtype = shape.partition(":")
+    try:
+        wanted = [int(size) for size in sizes.split(",")]
+    except ValueError as error:
+        raise InputError(f"--input {shape}: want sizes with commas, such as 1,3,32,32") from error
+    if min(wanted) < 1:
+        raise InputError(f"--input {shape}: every size must be at least 1")
+    if (dtype or "float32") not in DTYPES:
+        raise InputError(f"--input {shape}: want float32 or int64 after the colon, got {dtype}")
+    if dtype == "int64":
+        return torch.zeros(wanted, dtype=torch.int64)
+    return torch.randn(wanted, generator=torch.Generator().manual_seed(0))
+
+
+def _groups(graph: Graph) -> Table:
+    table = Table(title=f"{len(graph.groups)} groups: what is removed together", title_justify="left")
+    for heading in ("group", "units", "kind", "members", "parameters per unit", "MACs per unit"):
+        table.add_column(heading, justify="left" if heading in ("group", "kind") else "right")
+    for group in graph.groups:
+        cost = graph.unit_cost(group.name)
+        numbers = (str(len(group.members)), f"{cost.params:,}", f"{cost.macs:,}")
+        table.add_row(Text(group.name), str(group.size), group.kind, *numbers)
+    return table
+
+
+def _frozen(graph: Graph) -> RenderableType:
+    table = Table("parameter", "dim", "size", "reason", title="frozen: what keeps its size", title_justify="left")
+    for item in graph.frozen:
+        table.add_row(Text(item.param), str(item.dim), str(item.size), Text(item.reason))
+    for operation, places in graph.unknown.items():
+        table.add_row("", "", "", Text(f"no rule for {operation} at {', '.join(sorted(set(places)))}"))
+    return table
+
+
+def _costs(costs: Costs) -> Table:
+    table = Table("cost", title="costs of one forward pass", title_justify="left")
+    table.add_column("", justify="right")
+    for key in ("parameters", "nonzeros", "macs", "weight_bytes", "file_bytes", "peak_activation_bytes"):
+        table.add_row(key.replace("_", " "), f"{getattr(costs, key):,}")
+    table.add_row("energy", f"{costs.energy_joules:.3g} J")
+    return table

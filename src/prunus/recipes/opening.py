@@ -1,0 +1,58 @@
+"""A recipe with what belongs to it: the text that is kept, and the folders its names are looked for in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from prunus.errors import FileError
+from prunus.recipes.folder import RunFolder
+from prunus.recipes.load import check
+from prunus.recipes.overrides import override
+from prunus.recipes.schema import Recipe
+from prunus.recipes.yaml_source import read_source
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A checked recipe, ready to run.
+
+    text: what the run keeps as recipe.yaml. folders: where modules and files of the user are looked for.
+    """
+
+    recipe: Recipe
+    text: str
+    folders: tuple[Path, ...]
+
+
+def open_recipe(path: Path | str, settings: Sequence[str] = (), *, out: str | None = None) -> Opened:
+    """Read and check a recipe; with overrides, what is kept of it is the values in force.
+
+    Raises RecipeError as `load_recipe` does.
+    """
+    path = Path(path)
+    source = override(read_source(path), settings)
+    if out is not None:
+        source.values["out"] = str(out)
+    recipe = check(source)
+    changed = bool(settings) or out is not None
+    text = as_text(source.values, path, settings) if changed else path.read_text(encoding="utf-8")
+    return Opened(recipe, text, (path.resolve().parent, Path.cwd()))
+
+
+def as_text(values: dict[str, Any], path: Path, settings: Sequence[str]) -> str:
+    """A recipe as YAML, with a line that says where it came from."""
+    words = "".join(f" --set {setting}" for setting in settings)
+    return f"# {path.name}{words}\n" + yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """The facts of a finished run; raises FileError where there is none."""
+    facts = RunFolder(folder).facts()
+    if facts is None:
+        raise FileError(f"there is no finished run in {folder}; finish it with `prunus run` or `prunus quickstart`")
+    return facts

@@ -1,0 +1,56 @@
+"""From the recipe's words to the scheduler that runs them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from prunus.axes import Graph
+from prunus.errors import NameNotFound
+from prunus.recipes.schema import Guard, Policy
+from prunus.recipes.session import Session
+from prunus.schedules import AccuracyGuard, PruningScheduler, parse_settings, schedule
+
+# What is removed together with everything that depends on it, and so shrinks the model.
+COUPLED = ("filter", "channel")
+
+
+def build_scheduler(
+    session: Session,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    graph: Graph | None,
+    dense: Mapping[str, float],
+) -> PruningScheduler:
+    """The scheduler of the recipe's policies, stop conditions and guard.
+
+    dense: the dense model's validation metrics, which the guard compares with.
+    """
+    words = session.recipe.prune
+    settings = parse_settings({"policies": [item.plain() for item in words.policies], "stop": words.stop})
+    return PruningScheduler(
+        model,
+        optimizer,
+        settings.policies,
+        graph=graph,
+        stop=settings.stop,
+        guard=None if words.guard is None else _guard(words.guard, dense),
+        steps_per_epoch=session.steps_per_epoch,
+    )
+
+
+def final_ratio(words: Policy) -> float:
+    """The share that a policy prunes in the end, where its schedule says so.
+
+    Where the allocation or n:m fixes the amount instead, any number does.
+    """
+    final = schedule(words.schedule).final
+    return 0.5 if final is None else final
+
+
+def _guard(words: Guard, dense: Mapping[str, float]) -> AccuracyGuard:
+    if words.metric not in dense:
+        raise NameNotFound.of("prune.guard.metric", words.metric, dense)
+    return AccuracyGuard(words.metric, words.max_drop, words.mode, reference=dense[words.metric])

@@ -1,0 +1,76 @@
+"""What a recipe would do: `prunus run --dry-run`. Data and model are read, nothing is written or trained."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from prunus import oneshot
+from prunus.axes import Graph, trace
+from prunus.plans import Plan
+from prunus.recipes.opening import Opened
+from prunus.recipes.parts import find_parts
+from prunus.recipes.policies import final_ratio
+from prunus.recipes.schema import Policy
+from prunus.recipes.session import TRACED
+from prunus.training import first_inputs
+
+
+def preview(opened: Opened) -> str:
+    """Each policy's targets and what would be left of them, then the cost before and after.
+
+    Which units go depends on the trained weights; how many does not, unless the allocation is global.
+    Raises PrunusError as the run itself would: names, patterns, ratios, capture, nothing to prune.
+    """
+    recipe = opened.recipe
+    parts = find_parts(recipe, opened.folders)
+    model = parts.build_model().eval()
+    example = tuple(x.to(parts.device) for x in first_inputs(parts.data.validation, "data.validation", TRACED))
+    graph = trace(model, example)
+    plans = [_plan(graph, policy) for policy in recipe.prune.policies]
+    lines = [f"plan of {recipe.name or recipe.model.factory} (nothing is written)"]
+    for policy, plan in zip(recipe.prune.policies, plans, strict=True):
+        lines.append(_headline(policy))
+        lines += [f"  {line}" for line in _changes(graph, plan)]
+    return "\n".join([*lines, *_cost(graph, plans, model), *_frozen(graph)])
+
+
+def _plan(graph: Graph, policy: Policy) -> Plan:
+    return oneshot.plan(
+        graph,
+        ratio=final_ratio(policy),
+        granularity=policy.granularity,
+        criterion=policy.criterion,
+        allocation=policy.allocation,
+        targets=policy.targets,
+        round_to=policy.round_to,
+    )
+
+
+def _headline(policy: Policy) -> str:
+    name = policy.name or policy.granularity
+    return f"{name}: {policy.granularity} by {policy.criterion}, {policy.allocation}, {policy.schedule}"
+
+
+def _changes(graph: Graph, plan: Plan) -> list[str]:
+    groups = [f"{name}: keeps {left} of {graph[name].size} {graph[name].kind}s" for name, left in plan.sizes.items()]
+    masks = [f"{name}: {1 - float(mask.double().mean()):.1%} zeros" for name, mask in plan.masks.items()]
+    return groups + masks
+
+
+def _cost(graph: Graph, plans: list[Plan], model: nn.Module) -> list[str]:
+    left: dict[str, int] = {}
+    for plan in plans:
+        for name, size in plan.sizes.items():
+            left[name] = min(size, left.get(name, size))
+    before, after = graph.size(), graph.size(left)
+    zeros = sum(int((~mask).sum()) for plan in plans for mask in plan.masks.values())
+    lines = [
+        f"{type(model).__name__}: parameters {before.params:,} -> {after.params:,} "
+        f"({before.params / after.params:.2f}x fewer), MACs of one sample {before.macs // TRACED:,} -> "
+        f"{after.macs // TRACED:,} ({before.macs / max(1, after.macs):.2f}x fewer)"
+    ]
+    return [*lines, f"and {zeros:,} zeros among the weights"] if zeros else lines
+
+
+def _frozen(graph: Graph) -> list[str]:
+    return [f"frozen: {item.param} dim {item.dim}: {item.reason}" for item in graph.frozen]

@@ -1,0 +1,58 @@
+"""What would fail after an hour fails now: one batch through everything, before a file is written."""
+
+from __future__ import annotations
+
+import contextlib
+
+from torch import nn
+
+from prunus.axes import Graph
+from prunus.errors import NothingToPrune
+from prunus.granularity import granularity, group_targets, weight_targets
+from prunus.recipes.epochs import make_optimizer
+from prunus.recipes.policies import COUPLED, build_scheduler
+from prunus.recipes.session import Session
+from prunus.recipes.stages import find_structure
+from prunus.training import check_batch, evaluate
+from prunus.training.batches import first_batch
+
+
+def rehearse(session: Session) -> None:
+    """Send one batch through a model, the loss and the metrics; build every optimizer and policy on it.
+
+    Raises what the run itself would: TrainingError, CaptureError, NameNotFound, InputError.
+    """
+    parts = session.parts
+    model = parts.build_model()
+    check_batch(model, parts.data.train, parts.loss, device=parts.device)
+    metrics = _first_metrics(session, model)
+    if parts.data.test is not None:
+        # Only whether there is one: the test split is read for the report alone.
+        first_batch(parts.data.test, "data.test")
+    graph = find_structure(session, model)
+    _find_sensitivity_targets(session, model, graph)
+    make_optimizer(session, "train", session.recipe.train, model)
+    optimizer = make_optimizer(session, "prune", session.recipe.prune, model)
+    scheduler = build_scheduler(session, model, optimizer, graph, metrics)
+    with contextlib.suppress(NothingToPrune):  # its time is yet to come
+        scheduler.close()
+
+
+def _first_metrics(session: Session, model: nn.Module) -> dict[str, float]:
+    """The named metrics on one validation batch; the user's own, which read whole loaders, count as 0."""
+    parts, guard = session.parts, session.recipe.prune.guard
+    named = [metric for metric in parts.metrics if isinstance(metric, str) and metric != "loss"]
+    batch = first_batch(parts.data.validation, "data.validation")
+    found = evaluate(model, [batch], parts.loss, metrics=[*named, "loss"], name="data.validation", device=parts.device)
+    has_own = len(named) < len(parts.metrics)
+    return {guard.metric: 0.0, **found} if guard is not None and has_own else found
+
+
+def _find_sensitivity_targets(session: Session, model: nn.Module, graph: Graph | None) -> None:
+    wanted = session.recipe.sensitivity
+    if wanted is None:
+        return
+    if graph is not None and wanted.granularity in COUPLED:
+        group_targets(graph, wanted.granularity, wanted.targets, model=model)
+    else:
+        weight_targets(model, granularity(wanted.granularity), wanted.targets)

@@ -1,0 +1,169 @@
+"""The commands: what they print, what they leave, how they end."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from prunus import __version__
+from prunus.cli.app import app
+from prunus.recipes import packaged
+from prunus.recipes.load import load_recipe
+from prunus.recipes.opening import open_recipe
+from recipes.tiny_project import write_project
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_version_three_ways():
+    for arguments in (["version"], ["--version"]):
+        assert invoke(*arguments).output == f"prunus {__version__}\n"
+    done = subprocess.run([sys.executable, "-m", "prunus", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"prunus {__version__}\n"
+
+
+def test_help_and_version_do_not_import_torch():
+    code = "import sys, prunus.cli.app; sys.exit('torch' in sys.modules or 'pydantic' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_set_of_commands_and_options_grows_on_purpose():
+    assert {command.name for command in app.registered_commands} == {
+        "quickstart", "run", "inspect", "report", "schema", "version",
+    }  # fmt: skip
+    found = invoke("run", "--help").output
+    for option in ("--set", "--out", "--dry-run", "--fresh", "--resume"):
+        assert option in found
+
+
+def test_schema_is_json_schema():
+    schema = json.loads(invoke("schema").output)
+    assert schema["type"] == "object"
+    assert "prune" in schema["required"]
+
+
+def test_run_then_report(tmp_path):
+    recipe = write_project(tmp_path, sensitivity=None, fine_tune=None)
+    first = invoke("run", recipe, "--set", "name=mine [x]", "--set", "train.epochs=2")
+    assert first.exit_code == 0, first.output
+    assert "train 2/2: loss" in first.output
+    assert "mine [x]" in first.output
+    out = tmp_path / "out"
+    facts = json.loads((out / "report.json").read_text())
+    assert facts["name"] == "mine [x]"
+    assert facts["ratio"]["macs"] == pytest.approx(facts["dense"]["macs"] / facts["pruned"]["macs"])
+    assert facts["difference"]["test.top1"] == pytest.approx(
+        facts["pruned"]["metrics"]["test"]["top1"] - facts["dense"]["metrics"]["test"]["top1"]
+    )
+    assert facts["verdict"]
+    assert "<html" in (out / "report.html").read_text()
+    kept = (out / "recipe.yaml").read_text()
+    assert kept.startswith("# recipe.yaml --set name=mine [x] --set train.epochs=2\n")
+    assert load_recipe(out / "recipe.yaml").train.epochs == 2
+    again = invoke("run", recipe, "--set", "name=mine [x]", "--set", "train.epochs=2")
+    assert again.exit_code == 0
+    assert "is finished; its report is written again" in again.output
+    (out / "report.html").unlink()
+    assert invoke("report", out).exit_code == 0
+    assert (out / "report.html").exists()
+
+
+def test_report_of_nothing(tmp_path):
+    done = invoke("report", tmp_path)
+    assert done.exit_code == 2
+    assert "error: there is no finished run in" in done.output
+
+
+def test_interrupted_then_the_same_command_goes_on(tmp_path, monkeypatch):
+    recipe = write_project(tmp_path, sensitivity=None, fine_tune=None)
+    monkeypatch.setenv("TINY_INTERRUPT", "8")
+    stopped = invoke("run", recipe)
+    assert stopped.exit_code == 130
+    assert stopped.output.endswith("interrupted; run the same command to go on\n")
+    monkeypatch.delenv("TINY_INTERRUPT")
+    done = invoke("run", recipe, "--resume")
+    assert done.exit_code == 0, done.output
+    assert "train 1/3" not in done.output
+    assert "train 2/3" in done.output
+
+
+def test_the_unchanged_recipe_is_copied_as_it_was_written(tmp_path):
+    recipe = write_project(tmp_path)
+    recipe.write_text("# my comment\n" + recipe.read_text())
+    assert open_recipe(recipe).text == recipe.read_text()
+    assert not open_recipe(recipe, out="elsewhere").text.startswith("# my comment")
+
+
+def test_dry_run_and_inspect(tmp_path, monkeypatch):
+    recipe = write_project(tmp_path)
+    plan = invoke("run", recipe, "--dry-run")
+    assert plan.exit_code == 0
+    assert "0: keeps 4 of 8 channels" in plan.output
+    assert not (tmp_path / "out").exists()
+    monkeypatch.chdir(tmp_path)
+    shown = invoke("inspect", "user.py:net", "--input", "1,1,8,8")
+    assert shown.exit_code == 0, shown.output
+    assert "2 groups" in shown.output
+    assert "it is an output of the model" in shown.output
+
+
+@pytest.mark.parametrize(
+    ("shape", "sentence"),
+    [
+        ("1,x", "--input 1,x: want sizes with commas"),
+        ("1,0", "every size must be at least 1"),
+        ("1,2:int9", "want float32 or int64 after the colon, got int9"),
+        (None, "no input shape; give one"),
+        ("1,2,3,3", "error: "),
+    ],
+)
+def test_inspect_refuses_wrong_shapes(shape, sentence):
+    arguments = ["inspect", "prunus.zoo:quickstart_net_digits", *(["--input", shape] if shape else [])]
+    done = invoke(*arguments)
+    assert done.exit_code == 2, done.exception
+    assert sentence in done.output
+
+
+def test_inspect_takes_indices():
+    done = invoke("inspect", "prunus.zoo:gpt_tiny", "--input", "1,16:int64")
+    assert done.exit_code == 0, done.output
+
+
+def test_debug_shows_where_an_error_came_from(monkeypatch, tmp_path):
+    monkeypatch.setenv("PRUNUS_DEBUG", "1")
+    assert isinstance(invoke("report", tmp_path).exception, ValueError)
+
+
+@pytest.mark.parametrize("name", sorted(packaged.RECIPES))
+def test_packaged_recipes_are_right(name, tmp_path):
+    opened = packaged.quickstart(name, tmp_path / "out")
+    assert opened.recipe.out == str(tmp_path / "out")
+    assert opened.recipe.finish.thin
+
+
+def test_quickstart_falls_back_to_digits_and_stays_with_them(tmp_path, monkeypatch):
+    from prunus import zoo
+    from prunus.errors import FileError
+
+    def absent():
+        raise FileError("Fashion-MNIST is nowhere")
+
+    def short(path, *, out):
+        return open_recipe(
+            path, ["train.epochs=1", "prune.epochs=1", "fine_tune=null", "finish.latency=false"], out=out
+        )
+
+    monkeypatch.setattr(zoo, "fashion_mnist", absent)
+    monkeypatch.setattr(packaged, "open_recipe", short)
+    done = invoke("quickstart", "--out", tmp_path / "q", "--no-open")
+    assert done.exit_code == 0, done.output
+    assert "using the digits of scikit-learn: Fashion-MNIST is nowhere" in done.output
+    assert (tmp_path / "q" / "report.html").exists()
+    monkeypatch.setattr(zoo, "fashion_mnist", lambda: None)
+    again = invoke("quickstart", "--out", tmp_path / "q", "--no-open")
+    assert "is finished" in again.output
+    assert "(digits)" in again.output

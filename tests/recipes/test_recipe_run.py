@@ -1,0 +1,246 @@
+"""A whole run: its files, its facts, and that a resumed run equals the uninterrupted one."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from prunus.errors import FileError, InputError
+from prunus.recipes import open_recipe, preview, read_facts, run
+from prunus.recipes.folder import differences
+from prunus.report import validate
+from prunus.training import load_checkpoint
+from recipes.tiny_project import policy, write_project
+
+TIMED = ("seconds",)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """An uninterrupted run."""
+    folder = tmp_path_factory.mktemp("whole")
+    result = run(open_recipe(write_project(folder)))
+    return folder / "out", result.facts
+
+
+def without_times(value):
+    """Facts without what differs between two runs of the same thing: times, dates, folders."""
+    if isinstance(value, dict):
+        gone = {"seconds", "created", "out", "latency"}
+        return {key: without_times(item) for key, item in value.items() if key not in gone}
+    return [without_times(item) for item in value] if isinstance(value, list) else value
+
+
+def assert_same_run(out, facts, whole):
+    assert list(differences(without_times(facts), without_times(whole[1]))) == []
+    assert (out / "model.prunus").read_bytes() == (whole[0] / "model.prunus").read_bytes()
+    for stage in ("train", "prune", "fine_tune"):
+        ours, theirs = (load_checkpoint(root / "state" / f"{stage}.safetensors") for root in (out, whole[0]))
+        for name, tensor in theirs["model"].items():
+            assert torch.equal(ours["model"][name], tensor)
+
+
+def test_the_folder_holds_what_is_promised(whole):
+    out, _ = whole
+    names = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
+    assert names == {
+        "recipe.yaml", "log.jsonl", "sensitivity.jsonl", "model.prunus", "state/run.json", "state/facts.json",
+        "state/train.safetensors", "state/prune.safetensors", "state/fine_tune.safetensors",
+    }  # fmt: skip
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    assert [(line["stage"], line["epoch"]) for line in lines] == [
+        ("train", 1), ("train", 2), ("train", 3), ("prune", 1), ("prune", 2), ("prune", 3),
+        ("fine_tune", 1), ("fine_tune", 2),
+    ]  # fmt: skip
+
+
+def test_the_facts_are_a_report_and_count_what_is_there(whole):
+    out, facts = whole
+    validate(facts)
+    assert facts["data"] == {"name": "tiny digits", "sizes": {"train": 128, "validation": 64, "test": 64}}
+    assert facts["seeds"] == [3]
+    assert facts["proof"]["passed"]
+    assert set(facts["dense"]["metrics"]["test"]) == {"top1", "top5", "loss"}
+    assert facts["dense"]["parameters"] == 8 * 9 + 8 + 16 + 64 * 9 + 8 + 16 + 80 + 10
+    assert {group["name"]: group["kept"] for group in facts["groups"]} == {"0": 4, "3": 4}
+    tensors = {n: t for n, t in load_file(out / "model.prunus").items() if not n.startswith("prunus.mask/")}
+    assert facts["pruned"]["parameters"] == sum(
+        t.numel() for name, t in tensors.items() if name.endswith(("weight", "bias"))
+    )
+    kept = tensors["3.weight"]
+    assert kept.shape == (4, 4, 3, 3)
+    (mask,) = facts["masks"]
+    assert mask["name"] == "3.weight"
+    assert mask["shape"] == [4, 4, 3, 3]
+    assert mask["sparsity"] == pytest.approx(float((kept == 0).double().mean()))
+    assert 0 < mask["sparsity"] < 1
+    assert facts["history"][-1]["macs"] == facts["pruned"]["macs"]
+    assert facts["history"][0]["macs"] == facts["dense"]["macs"]
+    assert facts["history"][-1]["validation"] == facts["pruned"]["metrics"]["validation"]
+    assert facts["sensitivity"]["split"] == "validation"
+    assert set(facts["sensitivity"]["curves"]) == {"0", "3"}
+
+
+def test_the_saved_model_is_the_model_that_was_measured(whole):
+    import prunus.plans as plans
+
+    out, facts = whole
+    sys.path.append(str(out.parent))
+    opened = open_recipe(out.parent / "recipe.yaml")
+    from prunus.recipes.parts import find_parts
+
+    parts = find_parts(opened.recipe, opened.folders)
+    model = plans.load(out / "model.prunus", parts.build_model)
+    assert parts.evaluate(model, "test") == facts["pruned"]["metrics"]["test"]
+
+
+def test_a_finished_run_is_left_alone(whole):
+    out, facts = whole
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    again = run(open_recipe(out.parent / "recipe.yaml"))
+    assert again.was_finished
+    assert again.facts == json.loads(json.dumps(facts))
+    assert read_facts(out) == again.facts
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
+
+
+@pytest.mark.parametrize("batch", [2, 6, 7, 13, 14, 19, 23, 27, 30, 31, 33])
+def test_interrupted_anywhere_the_resumed_run_is_the_same(tmp_path, monkeypatch, whole, batch):
+    """One batch is the rehearsal's; 4 make an epoch; 3 + 3 + 2 epochs and the recalibration read the rest."""
+    opened = open_recipe(write_project(tmp_path))
+    monkeypatch.setenv("TINY_INTERRUPT", str(batch))
+    with pytest.raises(KeyboardInterrupt):
+        run(opened)
+    monkeypatch.delenv("TINY_INTERRUPT")
+    result = run(opened, resume=True)
+    assert_same_run(tmp_path / "out", result.facts, whole)
+
+
+def test_killed_again_and_again_the_run_is_the_same(tmp_path, whole):
+    recipe = write_project(tmp_path)
+    command = [sys.executable, "-m", "prunus", "run", str(recipe)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    for batch in ("7", "11", "6"):
+        killed = subprocess.run(command, env={**environment, "TINY_KILL": batch}, capture_output=True, check=False)
+        assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    with (tmp_path / "out" / "log.jsonl").open("a") as log:
+        log.write('{"stage": "pru')  # a line that the kill cut
+    done = subprocess.run(command, env=environment, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    assert_same_run(tmp_path / "out", read_facts(tmp_path / "out"), whole)
+    assert len((tmp_path / "out" / "log.jsonl").read_text().splitlines()) == 8
+
+
+def test_another_recipe_in_the_folder_is_refused_and_fresh_starts_anew(tmp_path):
+    first = write_project(tmp_path, sensitivity=None, fine_tune=None)
+    run(open_recipe(first))
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    second = open_recipe(first, ["train.epochs=1"])
+    with pytest.raises(InputError, match=r"holds a run of another recipe: train.epochs is 3 there and 1 here.*--fresh"):
+        run(second)
+    assert len(run(second, fresh=True).facts["history"]) == 4
+    assert (tmp_path / "out" / "notes.txt").read_text() == "mine"
+
+
+def test_an_error_before_a_fresh_start_keeps_the_old_run(tmp_path):
+    first = write_project(tmp_path, sensitivity=None, fine_tune=None)
+    facts = run(open_recipe(first)).facts
+    with pytest.raises(InputError, match=r"no attribute of user.py named 'nett'"):
+        run(open_recipe(first, ["model=user.py:nett"]), fresh=True)
+    assert read_facts(tmp_path / "out") == json.loads(json.dumps(facts))
+
+
+def test_resume_needs_a_run(tmp_path):
+    with pytest.raises(InputError, match=r"there is no run to resume in"):
+        run(open_recipe(write_project(tmp_path)), resume=True)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"junk", lambda b: b[:-3] + b"xyz"])
+def test_a_damaged_checkpoint_is_named(tmp_path, monkeypatch, damage):
+    opened = open_recipe(write_project(tmp_path))
+    monkeypatch.setenv("TINY_INTERRUPT", "7")
+    with pytest.raises(KeyboardInterrupt):
+        run(opened)
+    monkeypatch.delenv("TINY_INTERRUPT")
+    path = tmp_path / "out" / "state" / "train.safetensors"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(FileError, match=r"checkpoint .*train.safetensors is damaged"):
+        run(opened)
+
+
+def test_a_checkpoint_of_another_model_is_named(tmp_path, monkeypatch):
+    recipe = write_project(tmp_path)
+    monkeypatch.setenv("TINY_INTERRUPT", "7")
+    with pytest.raises(KeyboardInterrupt):
+        run(open_recipe(recipe))
+    monkeypatch.delenv("TINY_INTERRUPT")
+    user = tmp_path / "user.py"
+    user.write_text(user.read_text().replace("width=8", "width=6"))
+    for name in [name for name in sys.modules if name.startswith("prunus_user")]:
+        del sys.modules[name]
+    with pytest.raises(FileError, match=r"checkpoint of stage train does not fit Sequential.*--fresh"):
+        run(open_recipe(recipe))
+
+
+def test_zeros_alone_keep_the_shape_and_stay_zero(tmp_path):
+    recipe = write_project(
+        tmp_path, sensitivity=None, prune=policy(granularity="element", schedule={"kind": "one_shot", "final": 0.7})
+    )
+    facts = run(open_recipe(recipe)).facts
+    assert facts["pruned"]["parameters"] == facts["dense"]["parameters"]
+    assert facts["pruned"]["macs"] == facts["dense"]["macs"]
+    weights = load_file(tmp_path / "out" / "model.prunus")
+    assert {mask["name"] for mask in facts["masks"]} == {"0.weight", "3.weight", "9.weight"}
+    for mask in facts["masks"]:  # after two epochs of fine-tuning
+        assert float((weights[mask["name"]] == 0).double().mean()) == pytest.approx(mask["sparsity"])
+        assert mask["sparsity"] == pytest.approx(0.7, abs=0.01)
+
+
+def test_without_thinning_the_zeros_stay(tmp_path):
+    recipe = write_project(tmp_path, sensitivity=None, fine_tune=None, finish={"thin": False, "latency": False})
+    facts = run(open_recipe(recipe)).facts
+    assert facts["pruned"]["parameters"] == facts["dense"]["parameters"]
+    assert facts["pruned"]["nonzeros"] < 0.6 * facts["dense"]["nonzeros"]
+
+
+def test_a_model_without_training_epochs_is_pruned_as_it_came(tmp_path):
+    recipe = write_project(tmp_path, sensitivity=None, fine_tune=None, train=None, prune=policy())
+    facts = run(open_recipe(recipe)).facts
+    assert [row["stage"] for row in facts["history"]] == ["prune"]
+
+
+def test_the_dense_figures_are_of_the_dense_checkpoint(whole):
+    _, facts = whole
+    trained = [row for row in facts["history"] if row["stage"] == "train"][-1]
+    assert facts["dense"]["metrics"]["validation"] == trained["validation"]
+
+
+def test_dry_run_shows_the_plan_and_writes_nothing(tmp_path):
+    text = preview(open_recipe(write_project(tmp_path)))
+    assert "0: keeps 4 of 8 channels" in text
+    assert "3.weight: 89.9%" in text
+    assert not (tmp_path / "out").exists()
+    assert sorted(p.name for p in Path(tmp_path).iterdir() if p.is_file()) == ["recipe.yaml", "user.py"]
+
+
+def test_the_test_split_is_read_for_the_report_only(tmp_path, monkeypatch):
+    from prunus.recipes.parts import Parts
+
+    reads = []
+    original = Parts.evaluate
+
+    def evaluate(self, model, split):
+        reads.append(split)
+        return original(self, model, split)
+
+    monkeypatch.setattr(Parts, "evaluate", evaluate)
+    run(open_recipe(write_project(tmp_path, sensitivity=None)))
+    assert reads.count("test") == 2
+    assert "test" not in reads[:-4]
