@@ -55,16 +55,15 @@ def redrawn(args: Any, seed: int) -> Any:
     """Return inputs of the same kind with other values: the plan must hold beyond its examples."""
     generator = torch.Generator().manual_seed(seed)
     return pytree.tree_map(
-        lambda x: (
-            torch.randn(x.shape, generator=generator) if isinstance(x, Tensor) and x.is_floating_point() else x
-        ),
+        lambda x: torch.randn(x.shape, generator=generator) if isinstance(x, Tensor) and x.is_floating_point() else x,
         args,
     )
 
 
 def assert_same(masked: list[Tensor], thinned: list[Tensor]) -> None:
     """Compare outputs to 1e-10 of the largest element, and make sure that there is something to compare."""
-    assert masked and [t.shape for t in masked] == [t.shape for t in thinned]
+    assert masked
+    assert [t.shape for t in masked] == [t.shape for t in thinned]
     assert max(float(t.double().abs().max()) for t in masked) > 0
     for a, b in zip(masked, thinned, strict=True):
         scale = float(a.double().abs().max())

@@ -6,16 +6,41 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from axes.proving import removal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
+from axes.proving import removal
 from prunus.axes import trace
+from prunus.axes.positions import kept_positions
 
 Step = Callable[[Tensor], Tensor]
 SHAPES = [(12,), (4, 6), (6, 4), (2, 3, 4), (1, 8, 3), (4, 4, 2), (2, 8, 2, 2), (1, 4, 4, 6), (16, 2)]
+
+NAMES = [
+    "permute",
+    "transpose",
+    "reshape",
+    "view_flat",
+    "flatten",
+    "unflatten",
+    "cat",
+    "split",
+    "chunk",
+    "slice",
+    "stack",
+    "expand",
+    "repeat",
+    "pad",
+    "squeeze",
+    "unsqueeze",
+    "glu",
+    "shuffle",
+    "pixel",
+    "unbind",
+    "select",
+]
 
 
 class Chain(nn.Module):
@@ -51,17 +76,12 @@ def _glu_like(value: Tensor, dim: int) -> Tensor:
 
 
 @st.composite
-def step_for(draw: st.DrawFn, shape: tuple[int, ...]) -> Step:  # noqa: C901 - one branch per operation
+def step_for(draw: st.DrawFn, shape: tuple[int, ...]) -> Step:
     """Draw one operation that this shape can go through."""
     rank, count = len(shape), int(np.prod(shape))
     dim = draw(st.integers(0, rank - 1))
     size = shape[dim]
-    name = draw(
-        st.sampled_from(
-            ["permute", "transpose", "reshape", "view_flat", "flatten", "unflatten", "cat", "split", "chunk", "slice"]
-            + ["stack", "expand", "repeat", "pad", "squeeze", "unsqueeze", "glu", "shuffle", "pixel", "unbind", "select"]
-        )
-    )
+    name = draw(st.sampled_from(NAMES))
     cut = draw(st.integers(1, max(1, size - 1)))
     if name == "permute":
         order = draw(st.permutations(range(rank)))
@@ -165,8 +185,6 @@ def test_chain_keeps_exactly_what_the_operations_themselves_move(
 
 
 def _positions(dims: tuple, kept: object) -> dict[int, np.ndarray]:
-    from prunus.axes.positions import kept_positions
-
     return {dim: kept_positions(axis, kept) for dim, axis in enumerate(dims)}  # type: ignore[arg-type]
 
 

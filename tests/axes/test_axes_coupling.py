@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from axes.proving import Net, check, conv, generic_, groups, images
 from torch import Tensor, nn
 from torch.nn import functional
 
+from axes.proving import Net, check, conv, generic_, groups, images, thin
 from prunus.axes import trace
 
 
@@ -341,8 +341,6 @@ def test_plan_keeps_the_dtype(dtype: torch.dtype) -> None:
 
 
 def test_channels_last_stays_channels_last() -> None:
-    from axes.proving import thin
-
     model = Net(lambda s, x: s.e(s.c(x)), c=conv(3, 8), e=conv(8, 4)).to(memory_format=torch.channels_last)
     _, small = thin(trace(generic_(model), images()), model, 0.5)
     assert small.e.weight.is_contiguous(memory_format=torch.channels_last)

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from prunus.axes import Graph, Surgery, trace
-from prunus.errors import InputError, NameNotFound, NothingToPrune, ProofError
+from prunus.errors import CaptureError, InputError, NameNotFound, NothingToPrune, ProofError
 from prunus.plans.graph_model import thinned_graph
-from prunus.plans.proof import Proof, apply_masks_, float64_inputs, mask_, prove
+from prunus.plans.proof import Proof, apply_masks_, float64_code, float64_inputs, mask_, prove
 from prunus.plans.record import Form, Record, attach
 from prunus.plans.surgery import check_same_model, cut, thin_
 
@@ -98,7 +98,8 @@ class Plan:
 
         def as_graph(dense: nn.Module) -> nn.Module:
             # captured anew: the first capture spells out the model's own dtype where code asks for it
-            graph = trace(dense, *float64_inputs(dense, self.graph))
+            with float64_code():
+                graph = trace(dense, *float64_inputs(dense, self.graph))
             return thinned_graph(dense, graph, graph.surgery(self.kept))
 
         try:
@@ -106,7 +107,7 @@ class Plan:
         except ProofError as stiff:
             try:
                 return prove(model, self.graph, surgery, self.masks, as_graph), "graph"
-            except ProofError:
+            except (ProofError, CaptureError):
                 raise stiff from None
 
     def apply(

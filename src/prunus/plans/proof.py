@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from prunus.axes import Graph, Surgery
@@ -65,8 +67,9 @@ Build = Callable[[nn.Module], nn.Module]
 
 @torch.no_grad()
 def prove(model: nn.Module, graph: Graph, surgery: Surgery, masks: Mapping[str, Tensor], build: Build) -> Proof:
-    """Compare masked and thinned copies of `model` on the graph's example inputs.
+    """Compare masked and thinned copies of `model` on its example inputs, then with noise on weights and inputs.
 
+    The noise is what shows an error behind a dead branch, or behind examples that are all zero.
     model: the dense model; it is not touched. Three float64 copies of it live while this runs.
     Raises ProofError, naming the first module whose output differs, unless they agree to 1e-10 of the largest output.
     """
@@ -93,8 +96,10 @@ def _compare(
     mask_(masked, surgery)
     thinned = build(copy.deepcopy(dense))
     try:
-        want = run(masked, graph)
+        want = run(masked, graph, noise=not finite)
     except Exception as error:
+        if not finite:
+            return math.nan, math.nan
         raise ProofError(
             f"{type(dense).__name__} does not run in float64, so nothing can be proved: {_first_line(error)}; "
             "prove=False takes the plan at its word"
@@ -106,7 +111,7 @@ def _compare(
             )
         return math.nan, math.nan
     try:
-        got = run(thinned, graph)
+        got = run(thinned, graph, noise=not finite)
     except Exception as error:
         raise ProofError(
             f"{type(dense).__name__} cannot run with fewer channels: {_first_line(error)}; its forward "
@@ -135,21 +140,51 @@ def mask_(model: nn.Module, surgery: Surgery) -> None:
         tensor.data.masked_fill_(~keep_mask(tensor.shape, edit).to(tensor.device), 0)
 
 
-def run(model: nn.Module, graph: Graph) -> list[Tensor]:
-    """Run a float64 model on the example inputs; return its floating outputs in order."""
-    args, kwargs = float64_inputs(model, graph)
-    leaves = pytree.tree_leaves(model(*args, **kwargs))
-    return [x for x in leaves if isinstance(x, Tensor) and x.is_floating_point()]
+class _AllFloat64(TorchFunctionMode):
+    """Give float64 to code that asks for another floating dtype by name, as many normalisations do."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run one torch function with every floating dtype replaced."""
+        if func in (Tensor.float, Tensor.half, Tensor.bfloat16):
+            func = Tensor.double
+        args, kwargs = pytree.tree_map(
+            lambda x: torch.float64 if isinstance(x, torch.dtype) and x.is_floating_point else x, (args, kwargs or {})
+        )
+        return func(*args, **kwargs)
 
 
-def float64_inputs(model: nn.Module, graph: Graph) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return the example inputs on the model's device, floating ones in float64."""
+@contextmanager
+def float64_code() -> Iterator[None]:
+    """Let everything that runs inside compute in float64, whatever dtypes its code names."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with _AllFloat64():
+            yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def run(model: nn.Module, graph: Graph, *, noise: bool = False) -> list[Tensor]:
+    """Run a float64 model on the example inputs; return its outputs in order, integers and flags as numbers."""
+    args, kwargs = float64_inputs(model, graph, noise=noise)
+    with float64_code():
+        leaves = pytree.tree_leaves(model(*args, **kwargs))
+    return [x if x.is_complex() else x.double() for x in leaves if isinstance(x, Tensor)]
+
+
+def float64_inputs(model: nn.Module, graph: Graph, *, noise: bool = False) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the example inputs on the model's device, floats in float64, with noise of their scale on request."""
     device = next((t.device for t in named_state(model).values()), torch.device("cpu"))
+    generator = torch.Generator().manual_seed(1)
 
     def cast(x: Any) -> Any:
         if not isinstance(x, Tensor):
             return x
-        return x.to(device, torch.float64) if x.is_floating_point() else x.to(device)
+        if not x.is_floating_point():
+            return x.to(device)
+        x = x.to("cpu", torch.float64)
+        return (x + _noise(x, generator) if noise else x).to(device)
 
     args, kwargs = pytree.tree_map(cast, (graph.trace.args, dict(graph.trace.kwargs)))
     return args, kwargs
@@ -161,12 +196,18 @@ def _randomise_(model: nn.Module) -> None:
     for name, tensor in {id(t): (n, t) for n, t in named_state(model).items()}.values():
         if not tensor.is_floating_point():
             continue
-        noise = torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype).to(tensor.device)
         if name.endswith("running_var"):
+            noise = torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype)
             tensor.data.copy_(noise.abs() + 0.5)
         elif tensor.numel() > 1 and isinstance(tensor, nn.Parameter):
-            scale = float(tensor.square().mean().sqrt())
-            tensor.data.add_(noise * (0.5 * scale if scale else 0.1))
+            tensor.data.add_(_noise(tensor, generator))
+
+
+def _noise(tensor: Tensor, generator: torch.Generator) -> Tensor:
+    """Return normal noise of half the tensor's scale, 0.1 where all is zero."""
+    scale = float(tensor.detach().square().mean().sqrt()) if tensor.numel() else 0.0
+    noise = torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype).to(tensor.device)
+    return noise * (0.5 * scale if scale else 0.1)
 
 
 def _first_difference(masked: nn.Module, thinned: nn.Module, graph: Graph, surgery: Surgery, relative: float) -> str:
