@@ -23,16 +23,18 @@ def training(facts: Facts) -> list[tuple[str, str]]:
     if name is not None:
         chart = _panel(name, history, bands, {name: [e.validation.get(name) for e in history]}, _shown_as(name))
         found.append((f"{name} on the validation split", chart))
-    found.append(("What is left of the MACs, and the sparsity", _left(facts, bands)))
+    found.append(
+        ("MACs left, and zeros among the parameters that are left (thinning removes them)", _left(facts, bands))
+    )
     return [(caption, drawing) for caption, drawing in found if drawing]
 
 
 def sensitivity(curves: Sensitivity) -> str:
-    """One line per target; the most sensitive are named, the others are grey."""
+    """One line per target, from the dense value on; the most sensitive are named, the others are grey."""
     ranked = by_sensitivity(curves)
     named = {target: number for number, target in enumerate(ranked[:NUM_COLOURS])}
     lines = [
-        Series(target, tuple(zip(curves.levels, values, strict=False)), named.get(target))
+        Series(target, ((0.0, curves.dense), *zip(curves.levels, values, strict=False)), named.get(target))
         for target, values in curves.curves.items()
     ]
     lines.sort(key=lambda line: NUM_COLOURS if line.colour is None else line.colour)
@@ -44,7 +46,7 @@ def sensitivity(curves: Sensitivity) -> str:
             show_x=lambda value: formats.percent(value, 0),
             show_y=_shown_as(curves.metric),
             reference=("dense", curves.dense),
-            x_ticks=tuple(curves.levels),
+            x_ticks=(0.0, *curves.levels),
             height=330,
         )
     )
@@ -92,9 +94,9 @@ def _left(facts: Facts, bands: tuple[Band, ...]) -> str:
     dense = facts.dense.macs or 1
     lines: dict[str, Sequence[float | None]] = {
         "MACs left": [None if e.macs is None else e.macs / dense for e in facts.history],
-        "sparsity": [e.sparsity for e in facts.history],
+        "zeros": [e.sparsity for e in facts.history],
     }
-    return _panel("MACs left and sparsity", facts.history, bands, lines, _share, y_floor=0.0)
+    return _panel("MACs left and zeros", facts.history, bands, lines, _share, y_floor=0.0)
 
 
 def _bands(history: Sequence[Epoch]) -> tuple[Band, ...]:
