@@ -181,21 +181,35 @@ def test_data_that_is_nowhere_names_the_places_and_the_cure(nowhere: Path) -> No
         assert word in str(caught.value)
 
 
-def test_a_given_root_is_the_only_place(nowhere: Path) -> None:
+def serve(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A small set at the address of the download, with the digests that make it pass for the real one."""
+    server = write_set(folder / "server")
+    contents = {name: gzip.decompress((server / f"{name}.gz").read_bytes()) for name in _idx.FILES}
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    monkeypatch.setattr(_idx, "_FASHION_SHA256", digests)
+    return server
+
+
+def test_a_given_root_is_the_only_place(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_set(nowhere / "debian")
+    serve(nowhere, monkeypatch)
     with pytest.raises(FileError, match="elsewhere"):
         zoo.fashion_mnist(nowhere / "elsewhere")
 
 
 def test_a_download_lands_in_the_cache_and_is_used_again(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    server = write_set(nowhere / "server")
-    digests = {
-        name: hashlib.sha256(gzip.decompress((server / f"{name}.gz").read_bytes())).hexdigest() for name in _idx.FILES
-    }
-    monkeypatch.setattr(_idx, "_FASHION_SHA256", digests)
+    server = serve(nowhere, monkeypatch)
     assert len(zoo.fashion_mnist(num_validation=10).test) == 10
     for path in server.iterdir():
         path.unlink()
+    assert len(zoo.fashion_mnist(num_validation=10).test) == 10
+
+
+def test_an_interrupted_download_goes_on(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = serve(nowhere, monkeypatch)
+    cache = nowhere / "home/.cache/prunus/fashion-mnist"
+    cache.mkdir(parents=True)
+    (server / f"{_idx.FILES[0]}.gz").rename(cache / f"{_idx.FILES[0]}.gz")  # no longer to be had at the address
     assert len(zoo.fashion_mnist(num_validation=10).test) == 10
 
 
