@@ -1,21 +1,26 @@
 """Exactly the k lowest scores, whatever their number: streamed, stable, in a few megabytes.
 
 A float's bits, read as an integer with the sign folded in, sort like the float. So the k-th lowest score is
-found digit by
-digit: one histogram of the high 16 bits of all scores names the bin of the answer, a second one over the
-low 16 bits of that bin names the value (float64: four digits). The scores are read in chunks that stay in
-the cache and are never concatenated, sorted or copied whole. Everything below the value is taken, then as
-many equals as are still wanted, earliest tensor and lowest flat index first: equal scores never over-prune.
+found digit by digit: one histogram of the high 16 bits of all scores names the bin of the answer, a second
+one over the low 16 bits of that bin names the value (float64: four digits). The scores are read in chunks
+that stay in the cache and are never concatenated, sorted or copied whole. Everything below the value is
+taken, then as many equals as are still wanted, earliest tensor and lowest flat index first: equal scores
+never over-prune.
+
+The chunks are NumPy views: its comparisons, shifts and boolean indexing are five to ten times faster than
+torch's on a CPU, while torch counts bins three times faster. Scores on a GPU come over chunk by chunk.
 """
 
 from __future__ import annotations
 
-import math
 import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from prunus.errors import InputError
@@ -30,12 +35,12 @@ class _Layout:
     """How a float type is read as a sortable integer."""
 
     real: torch.dtype
-    integer: torch.dtype
+    integer: type[np.int32] | type[np.int64]
     bits: int
 
 
-_SINGLE = _Layout(torch.float32, torch.int32, 32)
-_DOUBLE = _Layout(torch.float64, torch.int64, 64)
+_SINGLE = _Layout(torch.float32, np.int32, 32)
+_DOUBLE = _Layout(torch.float64, np.int64, 64)
 
 
 def lowest_k(scores: Sequence[Tensor], k: int) -> list[Tensor]:
@@ -98,87 +103,98 @@ def _checked_count(k: int, total: int, of: str) -> int:
     return count
 
 
-def _chunks(flats: Sequence[Tensor]) -> Iterator[Tensor]:
+def _chunks(flats: Sequence[Tensor], layout: _Layout) -> Iterator[NDArray[Any]]:
+    """Yield the scores piecewise; float16 and bfloat16 as float32, which is exact and keeps order and ties."""
     for flat in flats:
-        yield from torch.split(flat, _CHUNK)
+        for chunk in torch.split(flat, _CHUNK):
+            yield chunk.to("cpu", layout.real).numpy()
 
 
-def _widened(chunk: Tensor) -> Tensor:
-    """float16 and bfloat16 as float32: exact, keeps order and ties, and every kernel knows it."""
-    return chunk if chunk.dtype in (torch.float32, torch.float64) else chunk.float()
+def _widened(rows: Tensor) -> Tensor:
+    return rows if rows.dtype in (torch.float32, torch.float64) else rows.float()
 
 
 def _reject_nan(flats: Sequence[Tensor]) -> None:
     for number, flat in enumerate(flats):
-        if any(bool(chunk.isnan().any()) for chunk in torch.split(flat, _CHUNK)):
+        if any(np.isnan(chunk).any() for chunk in _chunks([flat], _DOUBLE)):
             raise InputError(f"score tensor {number} contains NaN; the k lowest are undefined, mend the scores first")
 
 
-def _keys(chunk: Tensor, layout: _Layout) -> Tensor:
+def _keys(chunk: NDArray[Any], layout: _Layout) -> NDArray[Any]:
     """Read floats as integers of the same order; adding 0.0 turns -0.0 into 0.0, so that the two tie."""
-    bits = (chunk.to(layout.real) + 0.0).view(layout.integer)
+    with np.errstate(invalid="ignore"):  # a signalling NaN; it is reported by its bin
+        bits = (chunk + chunk.dtype.type(0)).view(layout.integer)
+    return _fold(bits, layout)
+
+
+def _fold(bits: NDArray[Any], layout: _Layout) -> NDArray[Any]:
+    """Reverse the order of the negative numbers; its own inverse."""
     sign = bits >> (layout.bits - 1)
-    return bits.bitwise_xor_(sign.bitwise_and_(torch.iinfo(layout.integer).max))
+    sign &= np.iinfo(layout.integer).max
+    sign ^= bits
+    return sign
 
 
-def _float_of(key: int, layout: _Layout) -> float:
-    integer = torch.tensor(key, dtype=layout.integer)
-    bits = integer ^ ((integer >> (layout.bits - 1)) & torch.iinfo(layout.integer).max)
-    return float(bits.view(layout.real))
+def _float_of(key: int, layout: _Layout) -> Any:
+    """Return the float of a key as a scalar of its own type: a Python float would widen every comparison."""
+    real = np.float32 if layout.bits == 32 else np.float64
+    return _fold(np.array([key], dtype=layout.integer), layout).view(real)[0]
 
 
-def _digit_histogram(flats: Sequence[Tensor], layout: _Layout, shift: int, prefix: int | None) -> Tensor:
+def _digit_histogram(flats: Sequence[Tensor], layout: _Layout, shift: int, prefix: int | None) -> NDArray[Any]:
     """Count the 16-bit digits at `shift` of the keys whose higher bits are `prefix` (None: all keys)."""
-    counts = torch.zeros(_BINS, dtype=torch.int64)
-    for chunk in _chunks(flats):
+    counts = np.zeros(_BINS, dtype=np.int64)
+    for chunk in _chunks(flats, layout):
         keys = _keys(chunk, layout)
         if prefix is None:
-            digits = (keys >> shift).add_(_BINS // 2)
+            keys >>= shift
+            keys += _BINS // 2
         else:
-            digits = (keys[(keys >> (shift + _DIGIT_BITS)) == prefix] >> shift).bitwise_and_(_BINS - 1)
-        counts += torch.bincount(digits, minlength=_BINS).cpu()
+            keys = keys[keys >> (shift + _DIGIT_BITS) == prefix] >> shift
+            keys &= _BINS - 1
+        counts += torch.bincount(torch.from_numpy(keys), minlength=_BINS).numpy()
     return counts
 
 
-def _kth_lowest(flats: Sequence[Tensor], k: int, layout: _Layout) -> tuple[float, int]:
+def _kth_lowest(flats: Sequence[Tensor], k: int, layout: _Layout) -> tuple[Any, int]:
     """Return the k-th lowest value (1-based) and how many scores equal to it belong to the k lowest."""
     prefix, rank = None, k
     for shift in range(layout.bits - _DIGIT_BITS, -1, -_DIGIT_BITS):
         counts = _digit_histogram(flats, layout, shift, prefix)
         if prefix is None:
             _reject_nan_bins(flats, counts, layout)
-        cumulative = counts.cumsum(0)
-        digit = int(torch.searchsorted(cumulative, rank))
+        cumulative = counts.cumsum()
+        digit = int(np.searchsorted(cumulative, rank))
         rank -= int(cumulative[digit] - counts[digit])
         prefix = digit - _BINS // 2 if prefix is None else (prefix << _DIGIT_BITS) + digit
     assert prefix is not None
     return _float_of(prefix, layout), rank
 
 
-def _reject_nan_bins(flats: Sequence[Tensor], counts: Tensor, layout: _Layout) -> None:
+def _reject_nan_bins(flats: Sequence[Tensor], counts: NDArray[Any], layout: _Layout) -> None:
     """NaN keys lie at and beyond the infinities': look at the scores only if such a bin is occupied."""
-    infinity = torch.tensor([-math.inf, math.inf], dtype=layout.real)
-    low, high = ((_keys(infinity, layout) >> (layout.bits - _DIGIT_BITS)) + _BINS // 2).tolist()
-    if int(counts[: low + 1].sum() + counts[high:].sum()):
+    infinities = torch.tensor([-torch.inf, torch.inf], dtype=layout.real).numpy()
+    low, high = (_keys(infinities, layout) >> (layout.bits - _DIGIT_BITS)) + _BINS // 2
+    if counts[: low + 1].any() or counts[high:].any():
         _reject_nan(flats)
 
 
-def _at_most(flat: Tensor, threshold: float, ties: int, layout: _Layout) -> tuple[Tensor, int]:
+def _at_most(flat: Tensor, threshold: Any, ties: int, layout: _Layout) -> tuple[Tensor, int]:
     """Mark what is below the threshold and the first `ties` equals; return mask and ties still wanted."""
-    mask = torch.empty(flat.numel(), dtype=torch.bool, device=flat.device)
-    for chunk, out in zip(torch.split(flat, _CHUNK), torch.split(mask, _CHUNK), strict=True):
-        wide = chunk.to(layout.real)  # a Python number is rounded to the tensor's type before it is compared
-        torch.lt(wide, threshold, out=out)
+    mask = np.empty(flat.numel(), dtype=np.bool_)
+    for number, chunk in enumerate(_chunks([flat], layout)):
+        out = mask[number * _CHUNK : (number + 1) * _CHUNK]
+        np.less(chunk, threshold, out=out)
         if ties:
-            ties -= _take_ties_(out, wide == threshold, ties)
-    return mask, ties
+            ties -= _take_ties_(out, chunk == threshold, ties)
+    return torch.from_numpy(mask).to(flat.device), ties
 
 
-def _take_ties_(mask: Tensor, equal: Tensor, wanted: int) -> int:
+def _take_ties_(mask: NDArray[np.bool_], equal: NDArray[np.bool_], wanted: int) -> int:
     """Add the first `wanted` of the equals to the mask; return how many were taken."""
-    found = int(equal.count_nonzero())
+    found = int(np.count_nonzero(equal))
     if found > wanted:
-        mask[equal.nonzero().squeeze(1)[:wanted]] = True
+        mask[equal.nonzero()[0][:wanted]] = True
         return wanted
     mask |= equal
     return found

@@ -85,6 +85,11 @@ def test_fixed_targets_keep_their_number(spec):
     assert allocator(spec).counts(targets, 0.3)["a"] == 4
 
 
+def test_global_ranks_only_what_is_not_fixed():
+    targets = {"a": ScoredTarget(torch.zeros(8), fixed=4), "b": ScoredTarget(torch.ones(10))}
+    assert Global("none").counts(targets, 0.5) == {"a": 4, "b": 5}
+
+
 @settings(max_examples=150, deadline=None)
 @given(
     lists=st.lists(st.lists(st.sampled_from([0.0, 0.5, 1.0, 2.0, 7.0]), max_size=8), min_size=1, max_size=4),
@@ -220,6 +225,7 @@ def test_ratios_pass_as_floats(value):
         (math.nan, "nan"),
         (math.inf, "inf"),
         (True, "True"),
+        (False, "False"),
         (None, "None"),
         ("half", "'half'"),
         ([0.5], "number"),

@@ -156,6 +156,18 @@ def test_groups_are_named_by_their_scored_parameters(spec, expected):
     assert [t.name for t in group_targets(GRAPH, "filter", spec, model=Net())] == expected
 
 
+def test_one_excluded_member_protects_the_whole_group():
+    members = (Member("stem.0.weight", 0, "out", each(8)), Member("conv2.weight", 0, "out", each(8)))
+    graph = Graph((Group("residual", members), *GRAPH.groups[1:]))
+    assert [t.name for t in group_targets(graph, "filter", model=Net())] == ["residual", "norm"]
+    assert [t.name for t in group_targets(graph, "filter", {"exclude": "conv2"}, model=Net())] == ["norm"]
+
+
+def test_an_exact_name_is_no_pattern():
+    model = nn.ParameterDict({"a[0]": torch.zeros(2, 2), "a0": torch.zeros(2, 2)})
+    assert [target.name for target in weight_targets(model, "element", "a[0]")] == ["a[0]"]
+
+
 def test_frozen_names_and_other_granularities_are_refused():
     with pytest.raises(InputError, match="no prunable group"):
         group_targets(GRAPH, "filter", "fc1", model=Net())

@@ -39,9 +39,10 @@ def test_structures_by_hand(structure, expected):
 
 
 def test_short_last_group_of_n_m_counts_in_proportion():
-    """Five inputs in 2:4 leave a group of one, which may keep ceil(2/4) = 1; in 1:4 with six, ceil(2/4) = 1 of two."""
+    """In 2:4 a last group of two may keep ceil(2·2/4) = 1, one of one as well."""
     assert sparsity(torch.tensor([[1.0, 1, 0, 0, 1]]), "2:4") == 1.0
-    assert sparsity(torch.tensor([[1.0, 0, 0, 0, 1, 1]]), "1:4") == 0.5
+    assert sparsity(torch.tensor([[1.0, 1, 0, 0, 1, 0]]), "2:4") == 1.0
+    assert sparsity(torch.tensor([[1.0, 1, 0, 0, 1, 1]]), "2:4") == 0.5
 
 
 @settings(max_examples=100, deadline=None)
