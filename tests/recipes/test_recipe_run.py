@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from prunus.errors import FileError, InputError
+from prunus.errors import CaptureError, FileError, InputError, NothingToPrune
 from prunus.recipes import open_recipe, preview, read_facts, run
 from prunus.recipes.folder import differences
 from prunus.report import validate
@@ -110,7 +110,7 @@ def test_a_finished_run_is_left_alone(whole):
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
 
 
-@pytest.mark.parametrize("batch", [2, 6, 7, 13, 14, 19, 23, 27, 30, 31, 33])
+@pytest.mark.parametrize("batch", [2, 6, 13, 15, 23, 27, 30, 33])
 def test_interrupted_anywhere_the_resumed_run_is_the_same(tmp_path, monkeypatch, whole, batch):
     """One batch is the rehearsal's; 4 make an epoch; 3 + 3 + 2 epochs and the recalibration read the rest."""
     opened = open_recipe(write_project(tmp_path))
@@ -244,3 +244,82 @@ def test_the_test_split_is_read_for_the_report_only(tmp_path, monkeypatch):
     run(open_recipe(write_project(tmp_path, sensitivity=None)))
     assert reads.count("test") == 2
     assert "test" not in reads[:-4]
+
+
+def test_a_stop_condition_ends_the_pruning_and_says_so(tmp_path):
+    recipe = write_project(tmp_path, sensitivity=None, fine_tune=None)
+    rounds = "prune.policies[0].schedule={kind: iterative, rounds: 3, final: 0.5}"  # 7, 5, 4 of 8 filters
+    facts = run(open_recipe(recipe, ["prune.stop=[{macs: 0.7}]", rounds])).facts
+    assert facts["pruned"]["macs"] <= 0.7 * facts["dense"]["macs"]
+    assert facts["pruned"]["macs"] > 0.4 * facts["dense"]["macs"]  # the whole schedule comes to 0.37 of them
+    events = [event for line in log_lines(tmp_path) for event in line["events"]]
+    assert [event["event"] for event in events].count("stopped") == 1
+
+
+def test_the_guard_goes_back_to_the_last_good_state(tmp_path):
+    guard = {"metric": "loss", "mode": "min", "max_drop": 0.0}
+    recipe = write_project(tmp_path, sensitivity=None, fine_tune=None)
+    settings = [
+        f"prune.guard={guard}",
+        "prune.optimizer={name: sgd, lr: 1e-12}",
+        "prune.policies[1].schedule.final=0.6",
+    ]
+    with pytest.raises(NothingToPrune):  # already the first pruning made it worse
+        run(open_recipe(recipe, settings))
+    assert [e["event"] for line in log_lines(tmp_path) for e in line["events"]][-1] == "restored"
+
+
+def log_lines(folder):
+    return [json.loads(line) for line in (folder / "out" / "log.jsonl").read_text().splitlines()]
+
+
+def test_zeros_need_no_structure(tmp_path):
+    more = """
+class Odd(nn.Sequential):
+    def forward(self, x):
+        return super().forward(x) if float(x.mean()) < 1e9 else x
+def odd():
+    return Odd(*net())
+"""
+    one = policy(granularity="element")
+    recipe = write_project(tmp_path, more=more, model="user.py:odd", sensitivity=None, prune=one)
+    facts = run(open_recipe(recipe)).facts
+    assert facts["proof"] is None
+    assert facts["groups"] == []
+    assert facts["pruned"]["nonzeros"] < 0.6 * facts["dense"]["nonzeros"]
+    with pytest.raises(CaptureError):
+        run(
+            open_recipe(
+                write_project(tmp_path, more=more, model="user.py:odd", prune=policy(), out=str(tmp_path / "b"))
+            )
+        )
+    assert not (tmp_path / "b").exists()
+
+
+def test_export_to_onnx(tmp_path):
+    pytest.importorskip("onnxscript")
+    finish = {"export": "onnx", "latency": False}
+    facts = run(open_recipe(write_project(tmp_path, sensitivity=None, fine_tune=None, finish=finish))).facts
+    assert facts["artifacts"]["onnx"] == "model.onnx"
+    assert (tmp_path / "out" / "model.onnx").stat().st_size > 0
+
+
+def test_two_policies_of_one_name_are_refused_before_anything_runs(tmp_path):
+    recipe = write_project(tmp_path)
+    with pytest.raises(InputError, match=r"two policies are named 'filters'"):
+        run(open_recipe(recipe, ["prune.policies[1].name=filters"]))
+    assert not (tmp_path / "out").exists()
+
+
+def test_own_loss_and_metrics_are_used_and_judged(tmp_path):
+    more = """
+def mine(output, target):
+    return 2 * nn.functional.cross_entropy(output, target)
+def size(model, loader):
+    return {"zeros": float(sum(int((p == 0).sum()) for p in model.parameters()))}
+"""
+    changes = {"loss": "user.py:mine", "metrics": ["user.py:size", "top1"], "fine_tune": None}
+    facts = run(open_recipe(write_project(tmp_path, more=more, **changes))).facts
+    assert list(facts["dense"]["metrics"]["validation"]) == ["zeros", "top1", "loss"]
+    assert facts["sensitivity"]["metric"] == "zeros"
+    assert facts["history"][0]["loss"] > 3.5  # twice the cross entropy of ten classes

@@ -131,8 +131,8 @@ class _Rich:
 
 
 def reporter(console: Console) -> Reporter:
-    """Bars on a terminal, lines elsewhere."""
-    return Rich(console) if console.is_terminal else Lines(console)
+    """Bars on a terminal that can move its cursor, lines elsewhere."""
+    return Rich(console) if console.is_terminal and not console.is_dumb_terminal else Lines(console)
 
 
 def remaining(seconds: float, done: int, left: int) -> str:
