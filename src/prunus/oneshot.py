@@ -56,7 +56,9 @@ def plan(
     if target is None:
         chosen = counts(1.0 if share.uses_progress else check_ratio("ratio", ratio))
     else:
-        chosen = _meet(parse_budget(target), counts, _ruler(graph, parse_budget(target), structured, found))
+        chosen = _meet(
+            parse_budget(target), counts, _ruler(graph, parse_budget(target), structured, found), graph.equal
+        )
     pruned = {t.name: t.parts[0].units.pick(scored[t.name].scores, chosen[t.name]) for t in found}
     provenance = {
         "granularity": kind.name,
@@ -96,7 +98,7 @@ def _ruler(
 ) -> Callable[[Counts], tuple[float, float]]:
     """Return a function from counts to the budget's quantity, pruned and dense."""
     full = graph.size()
-    width = max((meta.dtype.itemsize for meta in graph.trace.state.values()), default=4)
+    width = max((graph.trace.state[name].dtype.itemsize for name in graph.trace.parameters), default=4)
     elements = {t.name: t.parts[0].units.shape.numel() / max(1, t.num_units) for t in targets}
     total = sum(t.parts[0].units.shape.numel() for t in targets)
 
@@ -123,9 +125,15 @@ def _ruler(
 
 
 def _meet(
-    budget: Budget, counts: Callable[[float], dict[str, int]], ruler: Callable[[Counts], tuple[float, float]]
+    budget: Budget,
+    counts: Callable[[float], dict[str, int]],
+    ruler: Callable[[Counts], tuple[float, float]],
+    equal: Sequence[tuple[str, ...]],
 ) -> dict[str, int]:
-    """Find the mildest fraction that meets the budget, then give back what is not needed, target by target."""
+    """Find the mildest fraction that meets the budget, then give back what is not needed, target by target.
+
+    equal: names of targets whose counts must stay equal, which are given back together.
+    """
     low, high = 0.0, 1 - 1e-9
     if not budget.is_met(*ruler(counts(high))):
         value, dense = ruler(counts(high))
@@ -137,8 +145,9 @@ def _meet(
         middle = (low + high) / 2
         low, high = (low, middle) if budget.is_met(*ruler(counts(middle))) else (middle, high)
     mild, chosen = counts(low), counts(high)
-    for name in chosen:
-        returned = {**chosen, name: min(chosen[name], mild[name])}
+    bound = {name for names in equal for name in names}
+    for names in [*equal, *((name,) for name in chosen if name not in bound)]:
+        returned = {**chosen, **{name: min(chosen[name], mild[name]) for name in names if name in chosen}}
         if budget.is_met(*ruler(returned)):
             chosen = returned
     return chosen

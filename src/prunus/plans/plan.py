@@ -58,6 +58,10 @@ class Plan:
 
         Raises NothingToPrune where neither a unit nor an element goes: the message lists what is frozen and why.
         """
+        for name, flags in pruned.items():
+            size = graph[name].size
+            if flags.dtype != torch.bool or tuple(flags.shape) != (size,):
+                raise InputError(f"pruned[{name!r}] is {flags.dtype} {tuple(flags.shape)}; it must be bool ({size},)")
         kept = {name: (~flags).nonzero().flatten().cpu() for name, flags in pruned.items() if bool(flags.any())}
         masks = {name: mask for name, mask in (masks or {}).items() if not bool(mask.all())}
         if not kept and not masks:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from prunus.errors import FileError, InputError
 from prunus.plans.graph_model import thinned_graph
 from prunus.plans.proof import Proof
 from prunus.plans.record import Record, as_arrays, attach, example_inputs, record_of
-from prunus.plans.surgery import check_same_model, thin_
+from prunus.plans.surgery import check_same_model, named_state, thin_
 
 FORMAT = 1
 _HEADER = "prunus"
@@ -46,9 +47,11 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
         save_file(tensors, partial, metadata={_HEADER: json.dumps(header)})
         with open(partial, "rb") as file:
             os.fsync(file.fileno())
+        partial.chmod(0o666 & ~_umask())  # safetensors writes for the owner only
         os.replace(partial, path)
     except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # where the folder is a file, even looking for the rest fails
+            partial.unlink(missing_ok=True)
         raise FileError(f"cannot write {path}: {error}; choose a folder that exists and can be written") from error
     return path
 
@@ -61,15 +64,19 @@ def load(path: str | os.PathLike[str], factory: Callable[[], nn.Module] | nn.Mod
     Raises FileError, naming the tensor, where the file is damaged or the factory builds another model.
     """
     header, tensors = _read(Path(path))
+    try:
+        record = _plan_from_json(header["plan"], tensors) if header["plan"] is not None else None
+        weights = {name: t for name, t in tensors.items() if not name.startswith(_MASK)}
+        weights.update({name: weights[first] for name, first in header["ties"].items()})
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        raise FileError(f"{path} is damaged: its header does not hold together at {error}; save it again") from error
     model = factory if isinstance(factory, nn.Module) else factory()
     if not isinstance(model, nn.Module):
         raise InputError(f"the factory returned {type(model).__name__}, not a torch.nn.Module")
-    if header["plan"] is not None:
-        record = _plan_from_json(header["plan"], tensors)
+    if record is not None:
         model = _cut_like_file(model, record, path)
         attach(model, record)
-    weights = {name: t for name, t in tensors.items() if not name.startswith(_MASK)}
-    weights.update({name: weights[first] for name, first in header["ties"].items()})
+    _follow_dtypes_(model, weights)
     try:
         model.load_state_dict(weights, strict=True)
     except RuntimeError as error:
@@ -81,15 +88,22 @@ def load(path: str | os.PathLike[str], factory: Callable[[], nn.Module] | nn.Mod
 def _cut_like_file(model: nn.Module, record: Record, path: Any) -> nn.Module:
     try:
         check_same_model(model, record.shapes)
-    except InputError as error:
+        if record.form == "class":
+            thin_(model, record.surgery)
+            return model
+    except (InputError, AttributeError, KeyError, IndexError) as error:
         raise FileError(f"{path} was saved from another model: {error}") from error
-    if record.form == "class":
-        thin_(model, record.surgery)
-        return model
     assert record.inputs is not None
     graph = trace(model, *example_inputs(record.inputs))
     kept = {name: torch.tensor(positions) for name, positions in record.kept.items()}
     return thinned_graph(model, graph, graph.surgery(kept))
+
+
+def _follow_dtypes_(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Give the model's floating tensors the dtypes in the file: a bfloat16 model comes back as one."""
+    for name, tensor in named_state(model).items():
+        if name in weights and tensor.is_floating_point() and weights[name].is_floating_point():
+            tensor.data = tensor.data.to(weights[name].dtype)
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -103,10 +117,20 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise FileError(f"{path} is damaged or not a Prunus file: {error}") from error
     if text is None:
         raise FileError(f"{path} is a safetensors file but holds no Prunus header; load it with safetensors instead")
-    header = json.loads(text)
-    if header.get("format") != FORMAT:
+    try:
+        header = json.loads(text)
+        version = header.get("format")
+    except (ValueError, AttributeError) as error:
+        raise FileError(f"{path} is damaged: its header is no JSON object") from error
+    if version != FORMAT:
         raise FileError(f"{path} has format {header.get('format')}; this version reads {FORMAT}: upgrade prunus")
     return header, tensors
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def _untied(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
