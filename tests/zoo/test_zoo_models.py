@@ -83,6 +83,17 @@ def test_models_export_and_the_capture_computes_the_same(name: str) -> None:
         torch.testing.assert_close(captured(x), model(x))
 
 
+def enliven_(model: nn.Module, x: torch.Tensor) -> None:
+    """Weights and norms that carry the signal of x to the end: with the usual initial ones it fades to nothing."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None  # the plain average: after one batch, that batch's
+    model.train()(x)
+    model.eval()
+
+
 @pytest.mark.parametrize(
     "name",
     ["resnet18", "mobilenet_v2", "densenet121"]
@@ -93,11 +104,13 @@ def test_torchvisions_weights_load_by_name_and_compute_the_same(name: str) -> No
     from torchvision import models
 
     torch.manual_seed(0)
-    reference, ours = getattr(models, name)(weights=None).eval(), zoo.build(name).eval()
-    ours.load_state_dict(reference.state_dict())
-    x = torch.randn(2, 3, 96, 96)
+    reference, ours, x = getattr(models, name)(weights=None), zoo.build(name).eval(), torch.randn(4, 3, 96, 96)
     with torch.no_grad():
-        torch.testing.assert_close(ours(x), reference(x))
+        enliven_(reference, x)
+        ours.load_state_dict(reference.state_dict())
+        wanted = reference(x)
+        assert (wanted.std(dim=0) > 0.01).all()  # else the images would not matter, and a missing branch would not show
+        torch.testing.assert_close(ours(x), wanted)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet20", "mobilenet_v1", "mobilenet_v2", "quickstart_net"])
