@@ -16,11 +16,27 @@ Cut = Mapping[int, NDArray[Any]]
 
 
 def cut(tensor: Tensor, edit: Cut) -> Tensor:
-    """Return the kept positions of a tensor, dimension by dimension, in its own memory format."""
-    channels_last = tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
+    """Return the kept positions of a tensor, dimension by dimension, laid out in memory in the tensor's own order."""
+    smaller = tensor
     for dim, positions in edit.items():
-        tensor = tensor.index_select(dim, torch.from_numpy(positions).to(tensor.device))
-    return tensor.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+        smaller = smaller.index_select(dim, torch.from_numpy(positions).to(tensor.device))
+    strides = _strides_like(tensor, smaller.shape)
+    out = torch.empty_strided(smaller.shape, strides, dtype=tensor.dtype, device=tensor.device)
+    return out.copy_(smaller)
+
+
+def _strides_like(tensor: Tensor, shape: torch.Size) -> list[int]:
+    """Return dense strides in the order of `tensor`'s, so that channels_last stays what kernels recognise.
+
+    Dimensions of size 1 go behind others of their stride: a one-channel stem in channels_last is (9, 1, 3, 1), and
+    as (9, 9, 3, 1) it made the whole net run a fifth slower.
+    """
+    order = sorted(range(tensor.dim()), key=lambda i: (tensor.stride(i), tensor.shape[i] != 1, -i))
+    strides, step = [0] * tensor.dim(), 1
+    for dim in order:
+        strides[dim] = step
+        step *= shape[dim]
+    return strides
 
 
 def keep_mask(shape: torch.Size, edit: Cut) -> Tensor:
