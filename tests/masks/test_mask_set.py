@@ -440,11 +440,12 @@ def test_compiled_models_do_not_recompile_when_masks_change() -> None:
 def test_a_model_that_changes_its_type_is_still_masked() -> None:
     model = nn.Sequential(nn.Linear(6, 4))
     optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
-    _, keep = _masked(model, optimizer, "0.weight")
+    masks, keep = _masked(model, optimizer, "0.weight")
     model.double()
     model(torch.randn(10, 6, dtype=torch.float64)).square().sum().backward()
     optimizer.step()
     assert model[0].weight.dtype is torch.float64
+    assert all(held.fits for held in masks._weights)
     assert torch.count_nonzero(model[0].weight.detach()[~keep]) == 0
 
 

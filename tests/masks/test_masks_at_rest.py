@@ -70,6 +70,19 @@ def test_these_optimizers_keep_zeros_by_themselves(name: str, dtype: torch.dtype
             assert torch.count_nonzero(value[~keep]) == 0
 
 
+def test_where_eps_rounds_to_zero_the_weights_are_zeroed_again() -> None:
+    """Adam in float16 divides 0 by 0 at every pruned weight."""
+    layer = nn.Linear(8, 6).half()
+    optimizer = torch.optim.Adam(layer.parameters(), 0.01)
+    masks = MaskSet(layer)
+    masks.attach(optimizer)
+    keep = torch.rand(6, 8) > 0.5
+    masks.set_("x", {"weight": keep})
+    for _ in range(2):
+        _step(layer, optimizer)
+    assert torch.count_nonzero(layer.weight.detach()[~keep]) == 0
+
+
 def test_others_do_not_rest() -> None:
     class Mine(torch.optim.SGD):
         pass

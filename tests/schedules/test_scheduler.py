@@ -219,6 +219,49 @@ def test_per_layer_ratios_are_scaled_by_the_progress() -> None:
     assert (_zeros(model[0].weight), _zeros(model[2].weight), _zeros(model[4].weight)) == (160, 80, 0)
 
 
+def test_per_layer_ratios_are_met_at_the_end_whatever_the_final_fraction_is_called() -> None:
+    policy = Policy(
+        granularity="element", allocation={"per_layer": {"0.weight": 0.8}}, schedule=Iterative(final=0.5, rounds=2)
+    )
+    model, _, scheduler = _scheduler(policy)
+    assert _zeros(model[0].weight) == 80
+    scheduler.epoch_end()
+    assert _zeros(model[0].weight) == 160
+
+
+def test_pruned_units_come_first_whatever_the_criterion_thinks_of_zeros() -> None:
+    """A criterion that prunes the largest weights gives zeros its highest score; rounds must not start over."""
+
+    class Largest:
+        name, needs = "largest", frozenset[str]()
+
+        def score(self, units: Tensor, counts: Tensor, *, key: str) -> Tensor:
+            return 1 / (units.abs().sum(dim=1) + 1e-3)
+
+    for allocation in ("uniform", "global"):
+        schedule = Iterative(final=0.5, rounds=5)
+        policy = Policy(granularity="element", criterion=Largest(), allocation=allocation, schedule=schedule)
+        model, _, scheduler = _scheduler(policy)
+        total = sum(m.weight.numel() for m in model if isinstance(m, nn.Linear))
+        for number in range(1, 6):
+            pruned = sum(int((~mask).sum()) for mask in scheduler.masks.masks.values())
+            assert pruned == total * number // 10
+            scheduler.epoch_end()
+
+
+def test_an_allocator_that_asks_for_less_later_frees_nothing() -> None:
+    class Falling:
+        name, uses_progress = "falling", False
+
+        def counts(self, targets: Any, fraction: float) -> dict[str, int]:
+            return dict.fromkeys(targets, 8 if fraction < 0.3 else 5)
+
+    policy = Policy(granularity="filter", targets="0.weight", allocation=Falling(), schedule=Iterative(0.5, rounds=2))
+    model, _, scheduler = _scheduler(policy)
+    scheduler.epoch_end()
+    assert int((model[0].weight == 0).all(dim=1).sum()) == 8
+
+
 def test_without_a_graph_filters_are_rows_of_weights_alone() -> None:
     model, _, scheduler = _scheduler(Policy(granularity="filter", targets="0.weight", schedule=OneShot(0.5)))
     assert int((model[0].weight == 0).all(dim=1).sum()) == 10
@@ -323,6 +366,17 @@ def test_the_guard_goes_back_to_the_last_good_state_bit_for_bit(mode: Any, metri
     _train_epoch(model, optimizer, 4)
     assert scheduler.epoch_end({"top1": 0.0}).sparsity == status.sparsity
     assert all(torch.count_nonzero(model.state_dict()[n][~m]) == 0 for n, m in good[2].items())
+
+
+def test_the_guard_brings_back_the_pruned_units_too() -> None:
+    policy = Policy(granularity="filter", schedule=Iterative(final=0.75, rounds=3))
+    model, _, scheduler, _ = _coupled(policy, guard=AccuracyGuard("top1", 0.05, reference=0.9))
+    good = scheduler.pruned_units()
+    scheduler.epoch_end({"top1": 0.9})
+    assert any(not torch.equal(units, good[name]) for name, units in scheduler.pruned_units().items())
+    scheduler.epoch_end({"top1": 0.1})
+    assert all(torch.equal(units, good[name]) for name, units in scheduler.pruned_units().items())
+    assert int((model[0].weight == 0).flatten(1).all(dim=1).sum()) == 2
 
 
 def test_the_guard_keeps_the_present_learning_rate_when_it_goes_back() -> None:

@@ -37,6 +37,11 @@ class Held:
         """Whether the bits still match the tensor."""
         return fits(self.bits, self.tensor)
 
+    @property
+    def untouched(self) -> bool:
+        """Whether the tensor is where it was, and nobody has written to it."""
+        return self.tensor._version == self.version and self.fits
+
 
 @dataclass(frozen=True)
 class Attached:
@@ -220,8 +225,7 @@ class MaskSet:
         self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         with_action = after_closure(args, kwargs, self.mask_gradients_)
-        untouched = all(held.tensor._version == held.version for held in self._weights)
-        self._at_rest = untouched and with_action is None
+        self._at_rest = with_action is None and all(held.untouched for held in self._weights)
         self.mask_gradients_()
         return with_action
 

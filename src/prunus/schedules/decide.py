@@ -120,5 +120,4 @@ def _with_pruned_lowest(scores: Tensor, pruned: Tensor) -> Tensor:
 
 
 def _pick(target: Target, scores: Tensor, count: int, before: Tensor) -> Tensor:
-    count = max(count, int(before.sum()))
     return before | target.scored[0].units.pick(scores, count)
