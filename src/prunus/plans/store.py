@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -77,8 +78,10 @@ def load(path: str | os.PathLike[str], factory: Callable[[], nn.Module] | nn.Mod
         model = _cut_like_file(model, record, path)
         attach(model, record)
     _follow_dtypes_(model, weights)
+    named = OrderedDict(weights)
+    named._metadata = getattr(model.state_dict(), "_metadata", None)  # type: ignore[attr-defined]  # modules' versions
     try:
-        model.load_state_dict(weights, strict=True)
+        model.load_state_dict(named, strict=True)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:400]
         raise FileError(f"{path} holds {header['class']}, which does not fit {_class_name(model)}: {reason}") from error
