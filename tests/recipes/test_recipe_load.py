@@ -101,6 +101,7 @@ def changed(old, new):
         ("out: runs/mine", "out: x\nsensitivity: {levels: [-0.1]}", "levels\\[0\\]: got -0.1; level is -0.1"),
         ("out: runs/mine", 'out: x\nsensitivity: {levels: ["40"]}', "got '40'; .*did you mean 0.4"),
         ("version: 1", "version: 2\nplanet: mars", "yaml:1: version: got 2; .*newer Prunus, .* reads version 1"),
+        ("version: 1\nmodel:", "planet: mars\nversion: 2\nmodel:", "yaml:2: version: got 2; .*newer Prunus"),
         ("version: 1", "version: one", "recipe.yaml:1: version: got 'one'; want `version: 1`"),
         ("version: 1\n", "", "has no `version`; a recipe begins with `version: 1`"),
     ],

@@ -1,6 +1,7 @@
 """From a name in a recipe to something callable."""
 
 import math
+import sys
 
 import pytest
 
@@ -22,10 +23,9 @@ def test_a_file_is_loaded_once(tmp_path):
 
 
 def test_a_user_s_file_never_hides_an_installed_package(tmp_path):
-    (tmp_path / "json.py").write_text("def dumps(): return 'mine'\n")
-    import json
-
-    assert resolve("json:dumps", [tmp_path]) is json.dumps
+    (tmp_path / "colorsys.py").write_text("def rgb_to_hsv(): return 'mine'\n")
+    sys.modules.pop("colorsys", None)
+    assert resolve("colorsys:rgb_to_hsv", [tmp_path])(0, 0, 0) == (0, 0, 0)
 
 
 def test_a_file_may_import_its_neighbour(tmp_path):

@@ -11,14 +11,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from prunus.errors import CaptureError, FileError, InputError, NothingToPrune
+from prunus.errors import CaptureError, FileError, InputError, NameNotFound, NothingToPrune
 from prunus.recipes import open_recipe, preview, read_facts, run
-from prunus.recipes.folder import differences
+from prunus.recipes.folder import RunFolder, differences
+from prunus.recipes.parts import find_parts
 from prunus.report import validate
 from prunus.training import load_checkpoint
 from recipes.tiny_project import policy, write_project
 
-TIMED = ("seconds",)
+EPOCHS = [
+    (stage, epoch) for stage, last in (("train", 3), ("prune", 3), ("fine_tune", 2)) for epoch in range(1, last + 1)
+]
 
 
 @pytest.fixture(scope="module")
@@ -53,11 +56,7 @@ def test_the_folder_holds_what_is_promised(whole):
         "recipe.yaml", "log.jsonl", "sensitivity.jsonl", "model.prunus", "state/run.json", "state/facts.json",
         "state/train.safetensors", "state/prune.safetensors", "state/fine_tune.safetensors",
     }  # fmt: skip
-    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-    assert [(line["stage"], line["epoch"]) for line in lines] == [
-        ("train", 1), ("train", 2), ("train", 3), ("prune", 1), ("prune", 2), ("prune", 3),
-        ("fine_tune", 1), ("fine_tune", 2),
-    ]  # fmt: skip
+    assert [(line["stage"], line["epoch"]) for line in log_lines(out.parent)] == EPOCHS
 
 
 def test_the_facts_are_a_report_and_count_what_is_there(whole):
@@ -93,8 +92,6 @@ def test_the_saved_model_is_the_model_that_was_measured(whole):
     out, facts = whole
     sys.path.append(str(out.parent))
     opened = open_recipe(out.parent / "recipe.yaml")
-    from prunus.recipes.parts import find_parts
-
     parts = find_parts(opened.recipe, opened.folders)
     model = plans.load(out / "model.prunus", parts.build_model)
     assert parts.evaluate(model, "test") == facts["pruned"]["metrics"]["test"]
@@ -134,7 +131,24 @@ def test_killed_again_and_again_the_run_is_the_same(tmp_path, whole):
     done = subprocess.run(command, env=environment, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
     assert_same_run(tmp_path / "out", read_facts(tmp_path / "out"), whole)
-    assert len((tmp_path / "out" / "log.jsonl").read_text().splitlines()) == 8
+    assert [(line["stage"], line["epoch"]) for line in log_lines(tmp_path)] == EPOCHS
+
+
+def test_a_kill_between_checkpoint_and_log_loses_no_line(tmp_path, monkeypatch):
+    opened = open_recipe(write_project(tmp_path))
+    log = RunFolder.log
+
+    def stop(folder, entry):
+        if (entry["stage"], entry["epoch"]) == ("prune", 2):
+            raise KeyboardInterrupt
+        log(folder, entry)
+
+    monkeypatch.setattr(RunFolder, "log", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run(opened)
+    monkeypatch.setattr(RunFolder, "log", log)
+    run(opened)
+    assert [(line["stage"], line["epoch"]) for line in log_lines(tmp_path)] == EPOCHS
 
 
 def test_another_recipe_in_the_folder_is_refused_and_fresh_starts_anew(tmp_path):
@@ -213,7 +227,9 @@ def test_without_thinning_the_zeros_stay(tmp_path):
 def test_a_model_without_training_epochs_is_pruned_as_it_came(tmp_path):
     recipe = write_project(tmp_path, sensitivity=None, fine_tune=None, train=None, prune=policy())
     facts = run(open_recipe(recipe)).facts
-    assert [row["stage"] for row in facts["history"]] == ["prune"]
+    (row,) = facts["history"]
+    assert row["stage"] == "prune"
+    assert row["lr"] == pytest.approx(1e-4)  # adam's 1e-3 / 10
 
 
 def test_the_dense_figures_are_of_the_dense_checkpoint(whole):
@@ -267,6 +283,22 @@ def test_the_guard_goes_back_to_the_last_good_state(tmp_path):
     with pytest.raises(NothingToPrune):  # already the first pruning made it worse
         run(open_recipe(recipe, settings))
     assert [e["event"] for line in log_lines(tmp_path) for e in line["events"]][-1] == "restored"
+
+
+def test_the_guard_compares_with_the_dense_model(tmp_path):
+    guarded = {**policy(), "guard": {"metric": "loss", "mode": "min", "max_drop": 100}}
+    run(open_recipe(write_project(tmp_path, sensitivity=None, fine_tune=None, prune=guarded)))  # prunes at once
+    assert [e["event"] for line in log_lines(tmp_path) for e in line["events"]] == ["pruned"]
+    unknown = {**policy(), "guard": {"metric": "top2", "max_drop": 1}}
+    with pytest.raises(NameNotFound, match=r"prune.guard.metric named 'top2'; did you mean"):
+        run(open_recipe(write_project(tmp_path, prune=unknown, out=str(tmp_path / "b"))))
+
+
+def test_every_model_that_is_built_is_the_same(tmp_path):
+    opened = open_recipe(write_project(tmp_path))
+    parts = find_parts(opened.recipe, opened.folders)
+    first, second = (parts.build_model().state_dict() for _ in range(2))
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def log_lines(folder):
@@ -323,3 +355,10 @@ def size(model, loader):
     assert list(facts["dense"]["metrics"]["validation"]) == ["zeros", "top1", "loss"]
     assert facts["sensitivity"]["metric"] == "zeros"
     assert facts["history"][0]["loss"] > 3.5  # twice the cross entropy of ten classes
+
+
+@pytest.mark.parametrize(("wanted", "batches"), [(True, 4), (False, 4 * 6)])
+def test_recalibration_counts_its_batches_anew(tmp_path, wanted, batches):
+    finish = {"recalibrate": wanted, "latency": False}
+    run(open_recipe(write_project(tmp_path, sensitivity=None, fine_tune=None, finish=finish)))
+    assert int(load_file(tmp_path / "out" / "model.prunus")["1.num_batches_tracked"]) == batches

@@ -70,28 +70,39 @@ def run_epochs(session: Session, stage: Stage) -> list[Row]:
 
     The model, and the pruning, are left as after the last epoch. A stage of no epochs leaves its checkpoint too.
     """
-    saved = session.folder.load(stage.name)
-    rows: list[Row] = [] if saved is None else list(saved["rows"])
-    if saved is not None:
-        stage.load_state_dict(saved)
-    else:
-        session.folder.save(stage.name, {"rows": [], **stage.state_dict()})
+    entries = _resume(session, stage)
     total = stage.settings.epochs
-    if len(rows) == total:
-        return rows
-    steps = session.steps_per_epoch
-    with session.reporter.bar(stage.name.replace("_", "-"), total * steps, done=len(rows) * steps) as bar:
-        for epoch in range(len(rows) + 1, total + 1):
-            row = _epoch(session, stage, epoch, lambda loss: bar.advance(1, f"loss {loss:.3f}"))
-            events = [] if stage.pruning is None else list(stage.pruning.epoch_end(row["validation"]).events)
-            rows.append(row)
-            session.folder.save(stage.name, {"rows": rows, **stage.state_dict()})
-            session.folder.log({**row, "events": events})
-            session.reporter.say(describe(row, total))
-            for event in events:
-                if "reason" in event:
-                    session.reporter.say(f"{event['event']}: {event['reason']}")
-    return rows
+    if len(entries) < total:
+        steps = session.steps_per_epoch
+        with session.reporter.bar(stage.name.replace("_", "-"), total * steps, done=len(entries) * steps) as bar:
+            for epoch in range(len(entries) + 1, total + 1):
+                row = _epoch(session, stage, epoch, lambda loss: bar.advance(1, f"loss {loss:.3f}"))
+                events = [] if stage.pruning is None else list(stage.pruning.epoch_end(row["validation"]).events)
+                entries.append({**row, "events": events})
+                session.folder.save(stage.name, {"entries": entries, **stage.state_dict()})
+                session.folder.log(entries[-1])
+                _tell(session, row, events, total)
+    return [{key: value for key, value in entry.items() if key != "events"} for entry in entries]
+
+
+def _resume(session: Session, stage: Stage) -> list[Row]:
+    """Go on where the checkpoint is, or leave a first one; returns the log's entries so far."""
+    saved = session.folder.load(stage.name)
+    if saved is None:
+        session.folder.save(stage.name, {"entries": [], **stage.state_dict()})
+        return []
+    stage.load_state_dict(saved)
+    for entry in saved["entries"]:
+        # A kill may have come between the checkpoint and the log.
+        session.folder.log(entry)
+    return list(saved["entries"])
+
+
+def _tell(session: Session, row: Row, events: list[Row], total: int) -> None:
+    session.reporter.say(describe(row, total))
+    for event in events:
+        if "reason" in event:
+            session.reporter.say(f"{event['event']}: {event['reason']}")
 
 
 def _epoch(session: Session, stage: Stage, epoch: int, note: Any) -> Row:

@@ -168,10 +168,11 @@ def _check_writable(root: Path) -> None:
 
 
 def _repair_log(folder: RunFolder) -> None:
-    """Cut a line that a kill broke."""
+    """Cut a line that a kill broke: what is appended behind it would be lost with it."""
     if folder.log_file.exists():
         lines = read_lines(folder.log_file)
-        if folder.log_file.read_bytes().count(b"\n") != len(lines):
+        written = folder.log_file.read_bytes()
+        if not written.endswith(b"\n") or written.count(b"\n") != len(lines):
             write_lines(folder.log_file, lines)
 
 
