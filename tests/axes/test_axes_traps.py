@@ -105,6 +105,12 @@ TRAPS: dict[str, tuple[Callable[..., Tensor], str]] = {
     "reflection over channels": (
         lambda s, x: functional.pad(s.c(x).flatten(2).transpose(1, 2), (1, 1), mode="reflect").sum(2), "aten.pad",
     ),
+    "product of two that are not zero": (
+        lambda s, x: s.c(x).sigmoid().flatten(2).transpose(1, 2) @ s.c(x).exp().flatten(2), "aten.matmul",
+    ),
+    "einsum of two that are not zero": (
+        lambda s, x: torch.einsum("bchw,bchw->bhw", s.c(x).sigmoid(), s.c(x).exp()), "aten.einsum",
+    ),
     "output": (lambda s, x: s.c(x), "it is an output of the model"),
 }  # fmt: skip
 
