@@ -9,7 +9,7 @@ SOURCE = Path(__file__).parents[2] / "src" / "prunus"
 
 LAYERS = (
     {"errors", "_version"},
-    {"zeros", "selection"},
+    {"zeros", "selection", "yaml_source"},
     {"axes"},
     {"costs"},
     {"masks", "plans"},

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from prunus.errors import InputError, RecipeError
 from prunus.recipes.load import load_recipe
 from prunus.recipes.schema import json_schema
-from prunus.recipes.yaml_source import parse_source, parse_value
+from prunus.yaml_source import parse_source, parse_value
 
 RECIPE = """\
 version: 1

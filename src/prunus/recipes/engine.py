@@ -8,11 +8,11 @@ from typing import Any
 
 from torch import nn
 
-from prunus.plans import record_of, save
+from prunus.plans import save
 from prunus.recipes import stages
 from prunus.recipes.facts import collect
 from prunus.recipes.folder import open_folder
-from prunus.recipes.measuring import measure_both
+from prunus.recipes.measuring import measure_both, measure_control
 from prunus.recipes.opening import Opened
 from prunus.recipes.parts import find_parts
 from prunus.recipes.rehearsal import rehearse
@@ -71,23 +71,22 @@ def _run(session: Session) -> dict[str, Any]:
     graph = stages.find_structure(session, model)
     curves = stages.sensitivity(session, model, graph)
     dense = session.parts.evaluate(model, "validation")
-    pruned = stages.prune(session, model, graph, dense)
-    small = stages.thin(session, pruned, graph)
-    record = record_of(small)
-    masks = pruned.masks if record is None else record.masks
-    tuned = stages.fine_tune(session, small, masks, stages.macs(graph, pruned.units))
-    measures = measure_both(session, session.dense_model(), small)
-    history = [*trained, *pruned.rows, *tuned]
-    artifacts = _save(session, small)
+    made = stages.make_small(session, model, graph, dense)
+    controls = {
+        name: stages.make_small(session.control(name), session.dense_model(), graph, dense)
+        for name in session.recipe.controls
+    }
+    measures = measure_both(session, session.dense_model(), made.model)
     return collect(
         session,
-        small=small,
-        pruned=pruned,
+        small=made.model,
+        pruned=made.pruned,
         graph=graph,
         curves=curves,
-        history=history,
+        history=[*trained, *made.pruned.rows, *made.rows],
         measures=measures,
-        artifacts=artifacts,
+        artifacts=_save(session, made.model),
+        controls=[measure_control(session, name, small.model) for name, small in controls.items()],
     )
 
 

@@ -31,6 +31,7 @@ def collect(
     history: Sequence[Row],
     measures: tuple[dict[str, Any], dict[str, Any], dict[str, str]],
     artifacts: Mapping[str, str],
+    controls: Sequence[dict[str, Any]],
 ) -> dict[str, Any]:
     """Everything that the report shows, in the order of its schema."""
     recipe = session.recipe
@@ -51,6 +52,7 @@ def collect(
         "sensitivity": None if curves is None else _sensitivity(curves),
         "history": list(history),
         "groups": _groups(graph, pruned),
+        "baselines": list(controls),
         "masks": [] if record is None else _masks(record.masks),
         "frozen": [] if graph is None else [{"name": f.param, "dim": f.dim, "reason": f.reason} for f in graph.frozen],
         "assumptions": dict(measures[2]),
@@ -64,12 +66,12 @@ def _sizes(session: Session) -> dict[str, int]:
 
 
 def _proof(proof: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: proof[key] for key in ("max_abs", "max_rel", "tolerance", "dtype", "passed")}
+    return {key: proof[key] for key in ("max_abs", "max_rel", "generic", "tolerance", "dtype", "passed")}
 
 
 def _sensitivity(curves: Curves) -> dict[str, Any]:
     found = curves.to_dict()
-    kept = {key: found[key] for key in ("metric", "granularity", "levels", "curves", "dense")}
+    kept = {key: found[key] for key in ("metric", "granularity", "criterion", "levels", "curves", "dense")}
     return {**kept, "split": "validation"}
 
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from prunus.errors import RecipeError
 from prunus.recipes.overrides import override
 from prunus.recipes.schema import Recipe
-from prunus.recipes.yaml_source import Path_, Source, read_source
+from prunus.yaml_source import Path_, Source, read_source
 
 # Only the types that pydantic names in other words than a person would.
 _WANTED = {

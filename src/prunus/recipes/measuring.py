@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from prunus.costs import Costs, Latency, latency, measure
+from prunus.costs import Costs, Latency, latency, macs, measure, parameters
 from prunus.recipes.session import Session
 
 Measures = dict[str, Any]
@@ -33,10 +33,19 @@ def _latency(session: Session, models: dict[str, nn.Module]) -> dict[str, Latenc
 def _measures(session: Session, model: nn.Module, time: Latency | None, name: str) -> tuple[Measures, Costs]:
     costs = measure(model, session.one_example)
     counted = {key: value for key, value in costs.to_dict().items() if key not in ("energy_assumption", "latency")}
+    return {**counted, "latency": _plain(time), "metrics": _metrics(session, model, name)}, costs
+
+
+def measure_control(session: Session, name: str, model: nn.Module) -> Measures:
+    """What a control reaches, and its size."""
+    metrics = _metrics(session, model.eval(), name)
+    return {"name": name, "metrics": metrics, "macs": macs(model, session.one_example), "parameters": parameters(model)}
+
+
+def _metrics(session: Session, model: nn.Module, name: str) -> Measures:
     session.reporter.say(f"evaluating the {name} model")
     test = session.parts.evaluate(model, "test") if session.parts.data.test is not None else None
-    metrics = {"validation": session.parts.evaluate(model, "validation"), "test": test}
-    return {**counted, "latency": _plain(time), "metrics": metrics}, costs
+    return {"validation": session.parts.evaluate(model, "validation"), "test": test}
 
 
 def _plain(time: Latency | None) -> dict[str, Any] | None:

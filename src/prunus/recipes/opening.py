@@ -14,7 +14,7 @@ from prunus.recipes.folder import RunFolder
 from prunus.recipes.load import check
 from prunus.recipes.overrides import override
 from prunus.recipes.schema import Recipe
-from prunus.recipes.yaml_source import read_source
+from prunus.yaml_source import read_source
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from prunus.errors import RecipeError
-from prunus.recipes.yaml_source import Path_, Source, parse_value, spell
+from prunus.yaml_source import Path_, Source, parse_value, spell
 
 _PART = re.compile(r"\[(\d+)\]|([^.\[\]]+)")
 

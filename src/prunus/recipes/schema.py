@@ -165,8 +165,21 @@ class Recipe(_Part):
     sensitivity: Sensitivity | None = None
     prune: Prune
     fine_tune: Loop | None = None
+    controls: list[Literal["random"]] = Field(
+        default=[], description="prune and fine-tune again with units chosen at random: what is the criterion worth?"
+    )
     finish: Finish = Finish()
     out: Annotated[str, Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _check(self) -> Recipe:
+        words.controls(self.controls, [policy.allocation for policy in self.prune.policies])
+        return self
+
+    def with_criterion(self, criterion: str) -> Recipe:
+        """The same recipe with another criterion in every policy."""
+        policies = [policy.model_copy(update={"criterion": criterion}) for policy in self.prune.policies]
+        return self.model_copy(update={"prune": self.prune.model_copy(update={"policies": policies})})
 
     def plain(self) -> dict[str, Any]:
         """Plain values, every default filled in; what the run is recognised by."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -23,12 +23,18 @@ TRACED = 2
 
 @dataclass(frozen=True)
 class Session:
-    """A recipe, what it names, where the results go, and who is told."""
+    """A recipe, what it names, where the results go, and who is told; `prefix` sets its stages apart."""
 
     recipe: Recipe
     parts: Parts
     folder: RunFolder
     reporter: Reporter
+    prefix: str = ""
+
+    def control(self, criterion: str) -> Session:
+        """The same run with another criterion; its checkpoints and log lines carry the criterion's name."""
+        recipe = self.recipe.with_criterion(f"{criterion}(seed={self.recipe.seed})")
+        return replace(self, recipe=recipe, prefix=f"{criterion}-")
 
     @cached_property
     def example(self) -> Inputs:

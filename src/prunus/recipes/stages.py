@@ -12,7 +12,7 @@ from prunus.costs import macs as dense_macs
 from prunus.costs import nonzeros, parameters
 from prunus.errors import CaptureError
 from prunus.masks import MaskSet
-from prunus.plans import Plan
+from prunus.plans import Plan, record_of
 from prunus.recipes.epochs import Row, Stage, make_optimizer, make_rate, run_epochs
 from prunus.recipes.policies import COUPLED, build_scheduler
 from prunus.recipes.session import TRACED, Costing, Session
@@ -93,7 +93,9 @@ def prune(session: Session, model: nn.Module, graph: Graph | None, dense: Mappin
     with build_scheduler(session, model, optimizer, graph, dense) as scheduler:
         costing = Costing(lambda: sparsity(model), lambda: macs(graph, scheduler.pruned_units()))
         rate = make_rate(session, settings, optimizer)
-        rows = run_epochs(session, Stage("prune", settings, model, optimizer, rate, costing, scheduler))
+        rows = run_epochs(
+            session, Stage(f"{session.prefix}prune", settings, model, optimizer, rate, costing, scheduler)
+        )
         units = {name: pruned.clone() for name, pruned in scheduler.pruned_units().items()}
         masks = {name: mask.clone() for name, mask in scheduler.masks.masks.items()}
     return Pruned(model, units, masks, rows)
@@ -138,9 +140,27 @@ def fine_tune(session: Session, model: nn.Module, masks: Mapping[str, Tensor], g
     costing = Costing(lambda: sparsity(model), lambda: graph_macs)
     rate = make_rate(session, settings, optimizer)
     try:
-        return run_epochs(session, Stage("fine_tune", settings, model, optimizer, rate, costing))
+        return run_epochs(session, Stage(f"{session.prefix}fine_tune", settings, model, optimizer, rate, costing))
     finally:
         held.detach()
+
+
+@dataclass(frozen=True)
+class Small:
+    """A pruned model, thinned and fine-tuned, with the pruning it came from and the rows of its fine-tuning."""
+
+    model: nn.Module
+    pruned: Pruned
+    rows: list[Row]
+
+
+def make_small(session: Session, model: nn.Module, graph: Graph | None, dense: Mapping[str, float]) -> Small:
+    """Prune, thin and fine-tune a dense model, which is changed."""
+    pruned = prune(session, model, graph, dense)
+    small = thin(session, pruned, graph)
+    record = record_of(small)
+    masks = pruned.masks if record is None else record.masks
+    return Small(small, pruned, fine_tune(session, small, masks, macs(graph, pruned.units)))
 
 
 def sparsity(model: nn.Module) -> float:

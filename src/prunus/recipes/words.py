@@ -5,7 +5,7 @@ Every function takes what YAML gave and returns it, or raises a ValueError whose
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
@@ -172,3 +172,10 @@ def _text(value: Any, wanted: str) -> str:
     if not isinstance(value, str):
         raise InputError(f"want {wanted}")
     return value
+
+
+def controls(names: Sequence[str], allocations: Sequence[Any]) -> None:
+    """A control prunes as much as the policies do; a threshold says how much only for its own criterion."""
+    for allocation in allocations:
+        if names and isinstance(allocation, Mapping) and "threshold" in allocation:
+            raise ValueError("controls: a threshold is in its criterion's own unit, so random scores cannot meet it")

@@ -44,9 +44,7 @@ def figure(
     return (zeros / max(1, total), 0.0) if quantity == "sparsity" else (total - zeros, total)
 
 
-def _structural(
-    quantity: str, model: nn.Module, graph: Graph, pruned: Mapping[str, Tensor]
-) -> tuple[float, float]:
+def _structural(quantity: str, model: nn.Module, graph: Graph, pruned: Mapping[str, Tensor]) -> tuple[float, float]:
     left = graph.size({name: int((~units).sum()) for name, units in pruned.items()})
     dense = graph.size()
     if quantity == "macs":

@@ -101,9 +101,7 @@ class Snapshot:
     pruning: Mapping[str, Any]
 
     @classmethod
-    def of(
-        cls, name: str, model: nn.Module, optimizer: torch.optim.Optimizer, pruning: Mapping[str, Any]
-    ) -> Snapshot:
+    def of(cls, name: str, model: nn.Module, optimizer: torch.optim.Optimizer, pruning: Mapping[str, Any]) -> Snapshot:
         """Copy everything."""
         return cls(name, copy.deepcopy(dict(model.state_dict())), copy.deepcopy(optimizer.state_dict()), pruning)
 

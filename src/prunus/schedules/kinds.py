@@ -249,5 +249,3 @@ def _whole(value: Time | str | int | None) -> int:
 
 def _goal(final: float | None) -> float:
     return 1.0 if final is None else final
-
-

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
-from prunus.errors import FileError, InputError, NameNotFound, RecipeError
+from prunus.errors import InputError, NameNotFound, RecipeError
 from prunus.schedules.guard import AccuracyGuard, guard
 from prunus.schedules.policy import Policy, policy
 from prunus.schedules.stop import Stop, stop
 from prunus.schedules.threshold import MagnitudeParameterPruner
+from prunus.yaml_source import read_source
 
 _KEYS = ("version", "policies", "stop", "guard")
 _Read = TypeVar("_Read")
@@ -31,18 +30,9 @@ class Settings:
 def read_settings(path: str | Path) -> Settings:
     """Read a YAML file with `policies: [...]`, and optionally `stop`, `guard` and `version: 1`.
 
-    Raises FileError where it cannot be read, RecipeError for whatever is wrong in it.
+    Raises RecipeError where it cannot be read, or for whatever is wrong in it.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise FileError(f"{path} cannot be read: {error}") from error
-    try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        said = " ".join(str(error).split())
-        raise RecipeError(f"{path} is no YAML: {said}") from error
-    return parse_settings(values, where=str(path))
+    return parse_settings(read_source(Path(path)).values, where=str(path))
 
 
 def parse_settings(values: Any, *, where: str = "schedule") -> Settings:
