@@ -23,8 +23,8 @@ from prunus.masks import MaskSet
 
 SPARSITY = 0.9
 NOTE = (
-    "Adam and AdamW that are not fused: their extra time is not the masks' own. On a CPU torch takes the square root of "
-    "the second moment through MKL, which is about six times slower where most values are exactly zero, as those of "
+    "Adam and AdamW that are not fused: their extra time is not the masks' own. On a CPU torch takes the square root "
+    "of the second moment through MKL, which is about six times slower where most values are exactly zero, as those of "
     "pruned weights are whoever prunes them. `fused=True` avoids it."
 )
 # Tiny rates: the loss must not vanish while this runs, or denormal numbers would be timed instead.
@@ -134,8 +134,8 @@ def main() -> None:
         "# Masks: cost per training step",
         "",
         f"LeNet-300-100, batch 128, {SPARSITY:.0%} of every weight masked. {environment()}. "
-        f"{arguments.rounds} interleaved rounds of {arguments.steps} steps, CPU time; over dense = median of paired ratios, "
-        "with the quartiles beside it. The goal is under 3 %.",
+        f"{arguments.rounds} interleaved rounds of {arguments.steps} steps, CPU time; over dense = median of paired "
+        "ratios, with the quartiles beside it. The goal is under 3 %.",
         "",
         "| optimizer | variant | ms per step | over dense | quartiles |",
         "|---|---|---|---|---|",
