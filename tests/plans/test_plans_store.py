@@ -105,9 +105,6 @@ def test_round_trip_keeps_the_dtype(tmp_path: Path, dtype: torch.dtype) -> None:
     assert again.c.weight.dtype == dtype
 
 
-@pytest.mark.xfail(
-    reason="a record holds one plan: the file of a model thinned twice asks the factory for a thinned one"
-)
 def test_model_thinned_twice_round_trips(tmp_path: Path) -> None:
     once = thinned()
     graph = trace(once, images())

@@ -94,7 +94,6 @@ def test_torchvision_model_is_thinned_rightly(name: str, ratio: float, tmp_path:
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="the trace sees eval mode only: heads that run in training alone keep their dense inputs")
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
 def test_heads_that_run_in_training_alone_still_fit(name: str) -> None:
     """The examples, run in eval mode, never reach the aux heads; what feeds them must not lose channels unseen."""

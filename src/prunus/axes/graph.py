@@ -25,7 +25,7 @@ from prunus.axes.groups import (
 from prunus.axes.positions import kept_positions, size_after
 from prunus.axes.propagate import propagate
 from prunus.axes.trace import Trace, capture
-from prunus.errors import InputError, NameNotFound
+from prunus.errors import CaptureError, InputError, NameNotFound
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,11 @@ def trace(model: nn.Module, args: Any, kwargs: Mapping[str, Any] | None = None) 
     args: a tensor, or a tuple of positional arguments. kwargs: keyword arguments of forward.
     Raises CaptureError, with the cause in one sentence, where the model cannot be run or captured.
     """
-    ctx = propagate(capture(model, args, kwargs))
+    evaluated = capture(model, args, kwargs)
+    try:
+        ctx = propagate(evaluated, capture(model, args, kwargs, training=True))
+    except CaptureError:  # a batch of one under batch norm, say: what is evaluated is still known
+        ctx = propagate(evaluated)
     for leaf in split_compound_equals(ctx):
         leaf.freeze("one number cuts it into pieces that are not single axes")
     groups = find_groups(ctx)

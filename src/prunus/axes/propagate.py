@@ -12,20 +12,30 @@ from prunus.axes.rules.registry import Result
 from prunus.axes.trace import GETITEM, Meta, Node, Ref, Trace
 
 
-def propagate(trace: Trace) -> Context:
-    """Return the axes of every tensor in the trace."""
+def propagate(trace: Trace, training: Trace | None = None) -> Context:
+    """Return the axes of every tensor in the trace.
+
+    training: the same model captured as it trains. What runs then alone (auxiliary heads) couples and freezes too, so
+    that the thinned model still trains; its own parameters stay whole, since no proof reaches them.
+    """
     ctx = Context(trace)
     for name, meta in trace.state.items():
         ctx.state[name] = _state_value(name, meta)
     for name, first in trace.ties.items():
         for a, b in zip(ctx.state[name].dims, ctx.state[first].dims, strict=True):
             unify(a, b)
-    for node in trace.nodes:
+    _walk(ctx)
+    if training is not None:
+        _walk(Context(training, state=ctx.state, unknown=ctx.unknown))
+    _freeze_unreached(ctx)
+    return ctx
+
+
+def _walk(ctx: Context) -> None:
+    for node in ctx.trace.nodes:
         ctx.values.append(_visit(ctx, node))
         if node.kind == "op":
             _write_through(ctx, node)
-    _freeze_unreached(ctx)
-    return ctx
 
 
 def _state_value(name: str, meta: Meta) -> Value:

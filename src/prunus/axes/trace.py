@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.prune import BasePruningMethod
 from torch.utils import _pytree as pytree
 
 from prunus.errors import CaptureError, InputError
@@ -112,16 +113,17 @@ def as_inputs(args: Any, kwargs: Mapping[str, Any] | None) -> tuple[tuple[Any, .
     return args, dict(kwargs or {})
 
 
-def capture(model: nn.Module, args: Any, kwargs: Mapping[str, Any] | None = None) -> Trace:
-    """Capture `model` in eval mode on example inputs by `torch.export`, not decomposed.
+def capture(model: nn.Module, args: Any, kwargs: Mapping[str, Any] | None = None, *, training: bool = False) -> Trace:
+    """Capture `model` on example inputs by `torch.export`, not decomposed, in eval mode or as it trains.
 
     args: a tensor or a tuple of positional arguments; kwargs: keyword arguments.
     The model is left as it was, training flags included.
     Raises CaptureError, naming the cause, where the model cannot be run or exported.
     """
     args, kwargs = as_inputs(args, kwargs)
-    training = {module: module.training for module in model.modules()}
-    model.eval()
+    _check_plain(model)
+    flags = {module: module.training for module in model.modules()}
+    model.train(training)
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -129,9 +131,21 @@ def capture(model: nn.Module, args: Any, kwargs: Mapping[str, Any] | None = None
     except Exception as cause:
         raise CaptureError(_export_failure(model, args, kwargs, cause)) from cause
     finally:
-        for module, flag in training.items():
+        for module, flag in flags.items():
             module.training = flag
     return _record(program, model, args, kwargs)
+
+
+def _check_plain(model: nn.Module) -> None:
+    """Refuse weights that a hook of `torch.nn.utils.prune` computes anew in each forward: a cut would not last."""
+    for path, module in model.named_modules():
+        for hook in module._forward_pre_hooks.values():
+            if isinstance(hook, BasePruningMethod):
+                name = f"{path}.{hook._tensor_name}".lstrip(".")
+                raise InputError(
+                    f"{name} is masked by torch.nn.utils.prune; make it permanent first: "
+                    f"torch.nn.utils.prune.remove(model.get_submodule({path!r}), {hook._tensor_name!r})"
+                )
 
 
 def _export_failure(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], cause: Exception) -> str:

@@ -14,7 +14,7 @@ from prunus.axes import Graph, Surgery, trace
 from prunus.errors import CaptureError, InputError, NameNotFound, NothingToPrune, ProofError
 from prunus.plans.graph_model import thinned_graph
 from prunus.plans.proof import Proof, apply_masks_, float64_code, float64_inputs, mask_, prove
-from prunus.plans.record import Form, Record, attach
+from prunus.plans.record import Form, Record, attach, record_of
 from prunus.plans.surgery import check_same_model, cut, thin_
 
 
@@ -142,6 +142,7 @@ class Plan:
                 f"{type(model).__name__} holds fixed numbers, so it cannot be thinned in place; leave out inplace=True "
                 "to get its graph"
             )
+        before = record_of(model)
         result = model if inplace else copy.deepcopy(model)
         surgery = self.surgery()
         with torch.no_grad():
@@ -150,7 +151,7 @@ class Plan:
                 result = thinned_graph(result, self.graph, surgery)
             else:
                 thin_(result, surgery, optimizer)
-        attach(result, Record.of(self, surgery, proof, form))
+        attach(result, Record.of(self, surgery, proof, form, before))
         return result
 
     def thinned_masks(self) -> dict[str, Tensor]:

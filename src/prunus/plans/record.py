@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 
 from prunus.axes import Graph, Surgery
 from prunus.plans.proof import Proof
+from prunus.plans.surgery import cut
 
 if TYPE_CHECKING:
     from prunus.plans.plan import Plan
@@ -42,9 +43,13 @@ class Record:
     inputs: Mapping[str, Any] | None = None
 
     @classmethod
-    def of(cls, plan: Plan, surgery: Surgery, proof: Proof | None, form: Form) -> Record:
-        """Keep of a plan what outlives its graph."""
-        return cls(
+    def of(cls, plan: Plan, surgery: Surgery, proof: Proof | None, form: Form, before: Record | None) -> Record:
+        """Keep of a plan what outlives its graph.
+
+        before: the record of the model that it was applied to, where that was thinned already: the result then says
+        what became of the original.
+        """
+        record = cls(
             kept={name: tuple(positions.tolist()) for name, positions in plan.kept.items()},
             sizes={name: plan.graph[name].size for name in plan.kept},
             shapes={name: plan.graph.trace.state[name].shape for name in surgery.edits},
@@ -55,6 +60,37 @@ class Record:
             form=form,
             inputs=describe_inputs(plan.graph) if form == "graph" else None,
         )
+        return record if before is None else record._after(before)
+
+    def _after(self, before: Record) -> Record:
+        kept = {**before.kept, **self.kept}
+        for name in before.kept.keys() & self.kept.keys():
+            kept[name] = tuple(before.kept[name][i] for i in self.kept[name])
+        masks = {name: cut(mask, self.surgery.edits.get(name, {})) for name, mask in before.masks.items()}
+        masks.update({name: mask & masks[name] if name in masks else mask for name, mask in self.masks.items()})
+        return replace(
+            self,
+            kept=kept,
+            sizes={**self.sizes, **before.sizes},
+            shapes={**self.shapes, **before.shapes},
+            surgery=_composed(before.surgery, self.surgery),
+            masks=masks,
+            form="graph" if "graph" in (self.form, before.form) else "class",
+            inputs=before.inputs or self.inputs,
+        )
+
+
+def _composed(first: Surgery, second: Surgery) -> Surgery:
+    """Return one surgery that does what two do, one after the other."""
+    edits = {name: dict(edit) for name, edit in first.edits.items()}
+    for name, edit in second.edits.items():
+        own = edits.setdefault(name, {})
+        for dim, positions in edit.items():
+            own[dim] = own[dim][positions] if dim in own else positions
+    attributes = {**second.attributes, **first.attributes}
+    for name in first.attributes.keys() & second.attributes.keys():
+        attributes[name] = (first.attributes[name][0], second.attributes[name][1])
+    return Surgery(edits, attributes)
 
 
 def describe_inputs(graph: Graph) -> dict[str, Any]:

@@ -66,11 +66,15 @@ def thin_(model: nn.Module, surgery: Surgery, optimizer: torch.optim.Optimizer |
     state = named_state(model)
     smaller: dict[Tensor, Tensor] = {}
     gradients: dict[Tensor, Tensor] = {}
+    by_storage: dict[tuple[object, ...], Tensor] = {}
     for name, edit in surgery.edits.items():
         tensor = state[name]
         if tensor in smaller:
             continue
-        smaller[tensor] = cut(tensor.detach(), edit)
+        place = (tensor.data_ptr() or name, tensor.shape, tensor.stride())
+        if place not in by_storage:  # parameters that share memory go on sharing it
+            by_storage[place] = cut(tensor.detach(), edit)
+        smaller[tensor] = by_storage[place]
         if tensor.grad is not None:
             gradients[tensor] = cut(tensor.grad, edit)
     moments = _cut_optimizer(optimizer, {state[name]: edit for name, edit in surgery.edits.items()})
@@ -88,15 +92,30 @@ def thin_(model: nn.Module, surgery: Surgery, optimizer: torch.optim.Optimizer |
 def _cut_optimizer(
     optimizer: torch.optim.Optimizer | None, edits: Mapping[Tensor, Cut]
 ) -> list[tuple[dict[str, Any], str, Tensor]]:
-    """Cut state tensors that extend along a parameter's dimensions: full moments, and factored ones of size 1."""
+    """Cut state tensors that extend along a parameter's dimensions: full moments, and factored ones of size 1.
+
+    Raises InputError for state in any other shape, such as the flat history of LBFGS.
+    """
+    if optimizer is None:
+        return []
     found = []
     for parameter, edit in edits.items():
-        slot = optimizer.state.get(parameter, {}) if optimizer is not None else {}
-        for key, value in slot.items():
-            if isinstance(value, Tensor) and value.dim() == parameter.dim() > 0:
-                own = {dim: kept for dim, kept in edit.items() if value.shape[dim] == parameter.shape[dim]}
-                found.append((slot, key, cut(value, own)))
+        for key, value in optimizer.state.get(parameter, {}).items():
+            if not isinstance(value, Tensor) or value.numel() <= 1:
+                continue
+            if isinstance(optimizer, torch.optim.LBFGS) or not _extends_along(value, parameter):
+                raise InputError(
+                    f"{type(optimizer).__name__} keeps {key!r} of shape {tuple(value.shape)} for a parameter of shape "
+                    f"{tuple(parameter.shape)}, which cannot be cut along; thin first, then build a new optimizer"
+                )
+            own = {dim: kept for dim, kept in edit.items() if value.shape[dim] == parameter.shape[dim]}
+            found.append((optimizer.state[parameter], key, cut(value, own)))
     return found
+
+
+def _extends_along(value: Tensor, parameter: Tensor) -> bool:
+    pairs = zip(value.shape, parameter.shape, strict=False)
+    return value.dim() == parameter.dim() and all(own in (1, size) for own, size in pairs)
 
 
 def _numbers(model: nn.Module, surgery: Surgery) -> list[tuple[nn.Module, str, Any]]:
