@@ -13,34 +13,23 @@ from torch.utils.hooks import RemovableHandle
 
 from prunus.errors import InputError
 from prunus.masks.bits import bits_for, fits, mask_, mask_gradient_
-from prunus.masks.resting import can_rest, innermost, rests
 from prunus.masks.state import after_closure, check_optimizer, forget_directions_, mask_state_
 from prunus.masks.tensors import check_overlap, checked_mask, find, storages
 
 Masks = Mapping[str, Tensor]
 
-# Writes through `parameter.data` leave no trace in the version that tells whether a weight was written; the third
-# action is taken at least this often, so that they cannot last. It then costs a sixteenth of 2.5 %.
-_MOST_STEPS_AT_REST = 15
 
-
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Held:
-    """A masked tensor, its bits, and the version at which its pruned values were known to be zero."""
+    """A masked tensor and its bits."""
 
     tensor: Tensor
     bits: Tensor
-    version: int = -1
 
     @property
     def fits(self) -> bool:
         """Whether the bits still match the tensor."""
         return fits(self.bits, self.tensor)
-
-    @property
-    def untouched(self) -> bool:
-        """Whether the tensor is where it was, and nobody has written to it."""
-        return self.tensor._version == self.version and self.fits
 
 
 @dataclass(frozen=True)
@@ -51,11 +40,6 @@ class Attached:
     before: RemovableHandle
     after: RemovableHandle
     loaded: RemovableHandle
-
-    @property
-    def innermost(self) -> bool:
-        """Whether nobody else's hook runs between our two step hooks."""
-        return innermost(self.optimizer, self.before, self.after)
 
     def remove(self) -> None:
         """Take the hooks out."""
@@ -95,9 +79,6 @@ class MaskSet:
         self._weights: list[Held] = []
         self._buffers: list[Held] = []
         self._attached: dict[int, Attached] = {}
-        self._may_rest = False
-        self._at_rest = False
-        self._steps_at_rest = 0
 
     @property
     def masks(self) -> Masks:
@@ -201,7 +182,6 @@ class MaskSet:
                 held = self._weights if id(tensor) in self._parameters else self._buffers
                 held.append(Held(tensor, bits_for(mask, tensor)))
         self._weights.reverse()
-        self._may_rest = can_rest(held.tensor for held in self._weights)
 
     @torch.no_grad()
     def _mask_weights_(self) -> None:
@@ -209,8 +189,6 @@ class MaskSet:
             self._refresh()
         for held in self._weights:
             mask_(held.tensor, held.bits)
-            held.version = held.tensor._version
-        self._steps_at_rest = 0
 
     def _mask_buffers_(self) -> None:
         for held in self._buffers:
@@ -225,31 +203,12 @@ class MaskSet:
         self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         with_action = after_closure(args, kwargs, self.mask_gradients_)
-        self._at_rest = with_action is None and all(held.untouched for held in self._weights)
         self.mask_gradients_()
         return with_action
 
-    def _after_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        if self._stayed_zero(optimizer):
-            self._steps_at_rest += 1
-            for held in self._weights:
-                held.version = held.tensor._version
-        else:
-            self._mask_weights_()
+    def _after_step(self, *_: Any) -> None:
+        self._mask_weights_()
         self._mask_buffers_()
-
-    def _stayed_zero(self, optimizer: torch.optim.Optimizer) -> bool:
-        """Whether the third action would change nothing; see `resting`.
-
-        Nobody else has written a weight since it was last known to be zero, nor a gradient since it was masked.
-        """
-        return (
-            self._may_rest
-            and self._at_rest
-            and self._steps_at_rest < _MOST_STEPS_AT_REST
-            and rests(optimizer)
-            and self._attached[id(optimizer)].innermost
-        )
 
 
 def _intersect(sources: Iterable[Masks]) -> dict[str, Tensor]:
