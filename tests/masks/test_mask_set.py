@@ -10,35 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from masks.masking import masked_model, random_keep, small_net, train_steps
 from prunus.errors import InputError, NameNotFound
 from prunus.masks import MaskSet
 
 INF, NAN = float("inf"), float("nan")
-
-
-def _net() -> nn.Sequential:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
-
-
-def _keep(tensor: Tensor, seed: int = 0) -> Tensor:
-    return torch.rand(tensor.shape, generator=torch.Generator().manual_seed(seed)) > 0.5
-
-
-def _masked(model: nn.Module, optimizer: torch.optim.Optimizer, name: str) -> tuple[MaskSet, Tensor]:
-    masks = MaskSet(model)
-    masks.attach(optimizer)
-    keep = _keep(dict(model.named_parameters())[name])
-    masks.set_("test", {name: keep})
-    return masks, keep
-
-
-def _train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int = 3) -> None:
-    generator = torch.Generator().manual_seed(1)
-    for _ in range(steps):
-        optimizer.zero_grad()
-        model(torch.randn(10, 6, generator=generator)).square().sum().backward()
-        optimizer.step()
 
 
 def test_sources_on_one_tensor_intersect_and_are_replaced_one_by_one() -> None:
@@ -70,7 +46,7 @@ def test_tied_parameters_share_one_mask_under_any_of_their_names() -> None:
     model = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 5, bias=False))
     model[1].weight = model[0].weight
     masks = MaskSet(model)
-    first, second = _keep(model[0].weight, 1), _keep(model[0].weight, 2)
+    first, second = random_keep(model[0].weight, 1), random_keep(model[0].weight, 2)
     masks.set_("a", {"0.weight": first, "1.weight": second})
     assert list(masks.masks) == ["0.weight"]
     assert torch.equal(masks.masks["0.weight"], first & second)
@@ -87,7 +63,7 @@ def test_two_parameters_over_one_memory_are_both_masked_gradients_and_all() -> N
     optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
     masks = MaskSet(model)
     masks.attach(optimizer)
-    keep = _keep(model.a)
+    keep = random_keep(model.a)
     masks.set_("x", {"b": keep})
     for _ in range(3):
         optimizer.zero_grad()
@@ -132,7 +108,7 @@ def test_a_transposed_tie_is_refused_and_neighbours_in_one_buffer_are_not() -> N
 def test_wrong_masks_are_refused_and_change_nothing(
     name: str, mask: Tensor, error: type[Exception], words: str
 ) -> None:
-    model = _net()
+    model = small_net()
     before = copy.deepcopy(model.state_dict())
     masks = MaskSet(model)
     with pytest.raises(error, match=words):
@@ -142,9 +118,9 @@ def test_wrong_masks_are_refused_and_change_nothing(
 
 
 def test_a_foreign_or_missing_optimizer_is_refused() -> None:
-    model = _net()
+    model = small_net()
     with pytest.raises(InputError, match="holds none of the model's parameters"):
-        MaskSet(model).attach(torch.optim.SGD(_net().parameters(), 0.1))
+        MaskSet(model).attach(torch.optim.SGD(small_net().parameters(), 0.1))
     with pytest.raises(InputError, match="cannot attach masks to a float"):
         MaskSet(model).attach(0.1)  # type: ignore[arg-type]
 
@@ -154,7 +130,7 @@ def test_a_foreign_or_missing_optimizer_is_refused() -> None:
 def test_infinite_and_nan_gradients_do_not_resurrect_pruned_weights(value: float, fused: bool) -> None:
     layer = nn.Linear(6, 4)
     optimizer = torch.optim.AdamW(layer.parameters(), 0.1, fused=fused)
-    _, keep = _masked(layer, optimizer, "weight")
+    _, keep = masked_model(layer, optimizer, "weight")
     for step in range(3):
         optimizer.zero_grad()
         layer(torch.randn(5, 6)).square().sum().backward()
@@ -205,7 +181,7 @@ def test_complex_and_empty_tensors_and_memory_formats() -> None:
             "strided": nn.Parameter(torch.randn(4, 6)[:, ::2]),
         }
     )
-    keep = {name: _keep(parameter) for name, parameter in module.items()}
+    keep = {name: random_keep(parameter) for name, parameter in module.items()}
     MaskSet(module).set_("x", keep)
     for name, parameter in module.items():
         assert torch.equal(parameter != 0, keep[name]), name
@@ -213,15 +189,15 @@ def test_complex_and_empty_tensors_and_memory_formats() -> None:
 
 
 def test_buffers_are_zeroed_at_once_and_after_each_step_and_output_of_a_masked_channel_is_zero() -> None:
-    model = _net()
+    model = small_net()
     optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
     kept = torch.tensor([True, False] * 4)
     masks = MaskSet(model)
     masks.attach(optimizer)
-    _train(model, optimizer)
+    train_steps(model, optimizer)
     names = ("1.weight", "1.bias", "1.running_mean", "1.running_var")
     masks.set_("bn", dict.fromkeys(names, kept))
-    _train(model, optimizer)
+    train_steps(model, optimizer)
     assert model[1].running_mean[~kept].abs().max() == 0
     assert model[1].running_mean[kept].abs().min() > 0
     for mode in (True, False):
@@ -231,11 +207,11 @@ def test_buffers_are_zeroed_at_once_and_after_each_step_and_output_of_a_masked_c
 
 
 def test_state_dict_keys_and_parameter_objects_are_as_before() -> None:
-    model = _net()
+    model = small_net()
     keys, parameters = list(model.state_dict()), list(model.parameters())
     optimizer = torch.optim.AdamW(model.parameters(), 0.1)
-    _masked(model, optimizer, "0.weight")
-    _train(model, optimizer)
+    masked_model(model, optimizer, "0.weight")
+    train_steps(model, optimizer)
     assert list(model.state_dict()) == keys
     assert all(a is b for a, b in zip(parameters, model.parameters(), strict=True))
     assert not model[0]._forward_pre_hooks
@@ -243,27 +219,27 @@ def test_state_dict_keys_and_parameter_objects_are_as_before() -> None:
 
 
 def test_deepcopy_in_mid_training_gives_a_free_copy() -> None:
-    model = _net()
+    model = small_net()
     optimizer = torch.optim.AdamW(model.parameters(), 0.1)
-    masks, keep = _masked(model, optimizer, "0.weight")
+    masks, keep = masked_model(model, optimizer, "0.weight")
     model(torch.randn(10, 6)).sum().backward()
     clone = copy.deepcopy(model)
     assert torch.equal(clone[0].weight, model[0].weight)
-    _train(clone, torch.optim.AdamW(clone.parameters(), 0.1))
+    train_steps(clone, torch.optim.AdamW(clone.parameters(), 0.1))
     assert torch.count_nonzero(clone[0].weight.detach()[~keep]) > 0
-    _train(model, optimizer)
+    train_steps(model, optimizer)
     assert torch.count_nonzero(model[0].weight.detach()[~keep]) == 0
     assert list(masks.masks) == ["0.weight"]
 
 
 def test_saved_masks_come_back_and_junk_is_refused() -> None:
-    model = _net()
+    model = small_net()
     masks = MaskSet(model)
-    masks.set_("a", {"0.weight": _keep(model[0].weight)})
-    masks.set_("b", {"0.weight": _keep(model[0].weight, 7), "3.bias": torch.tensor([True, False, True])})
-    other = _net()
+    masks.set_("a", {"0.weight": random_keep(model[0].weight)})
+    masks.set_("b", {"0.weight": random_keep(model[0].weight, 7), "3.bias": torch.tensor([True, False, True])})
+    other = small_net()
     optimizer = torch.optim.Adam(other.parameters(), 0.1)
-    _train(other, optimizer)
+    train_steps(other, optimizer)
     restored = MaskSet(other)
     restored.attach(optimizer)
     restored.load_state_dict(masks.state_dict())
@@ -278,203 +254,27 @@ def test_saved_masks_come_back_and_junk_is_refused() -> None:
 
 
 def test_masked_state_survives_an_optimizer_that_loads_dense_state() -> None:
-    model = _net()
+    model = small_net()
     optimizer = torch.optim.Adam(model.parameters(), 0.1)
-    _train(model, optimizer)
+    train_steps(model, optimizer)
     dense = copy.deepcopy(optimizer.state_dict())
-    _, keep = _masked(model, optimizer, "0.weight")
+    _, keep = masked_model(model, optimizer, "0.weight")
     optimizer.load_state_dict(dense)
     assert torch.count_nonzero(optimizer.state[model[0].weight]["exp_avg"][~keep]) == 0
     assert torch.count_nonzero(optimizer.state[model[0].weight]["exp_avg"][keep]) > 0
 
 
 def test_attaching_late_zeroes_the_state_and_detaching_frees_the_weights() -> None:
-    model = _net()
+    model = small_net()
     optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
-    _train(model, optimizer)
+    train_steps(model, optimizer)
     masks = MaskSet(model)
-    keep = _keep(model[0].weight)
+    keep = random_keep(model[0].weight)
     masks.set_("x", {"0.weight": keep})
     masks.attach(optimizer)
     masks.attach(optimizer)
     assert torch.count_nonzero(optimizer.state[model[0].weight]["momentum_buffer"][~keep]) == 0
     assert len(optimizer._optimizer_step_pre_hooks) == 1
     masks.detach()
-    _train(model, optimizer)
+    train_steps(model, optimizer)
     assert torch.count_nonzero(model[0].weight.detach()[~keep]) > 0
-
-
-def test_several_optimizers_and_parameter_groups() -> None:
-    model = _net()
-    optimizers = [
-        torch.optim.SGD([{"params": model[0].parameters(), "lr": 0.1}, {"params": model[1].parameters()}], 0.2),
-        torch.optim.Adam(model[3].parameters(), 0.1),
-    ]
-    masks = MaskSet(model)
-    keep = {name: _keep(p) for name, p in model.named_parameters() if p.dim() == 2}
-    for optimizer in optimizers:
-        masks.attach(optimizer)
-    masks.set_("x", keep)
-    for _ in range(3):
-        model.zero_grad()
-        model(torch.randn(10, 6)).square().sum().backward()
-        for optimizer in optimizers:
-            optimizer.step()
-    for name, mask in keep.items():
-        assert torch.count_nonzero(dict(model.named_parameters())[name].detach()[~mask]) == 0
-
-
-def test_parameters_without_gradient_are_zeroed_and_left_in_peace() -> None:
-    model = _net()
-    model[0].weight.requires_grad_(False)
-    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 0.1)
-    _, keep = _masked(model, optimizer, "0.weight")
-    before = model[0].weight.detach().clone()
-    _train(model, optimizer)
-    assert torch.equal(model[0].weight, before)
-    assert torch.count_nonzero(before[~keep]) == 0
-
-
-@pytest.mark.parametrize("set_to_none", [True, False])
-def test_gradient_accumulation_under_bfloat16_autocast(set_to_none: bool) -> None:
-    model = _net()
-    optimizer = torch.optim.AdamW(model.parameters(), 0.05)
-    _, keep = _masked(model, optimizer, "0.weight")
-    for _ in range(3):
-        for _ in range(4):
-            with torch.autocast("cpu", torch.bfloat16):
-                loss = model(torch.randn(10, 6)).float().square().mean() / 4
-            loss.backward()
-        optimizer.step()
-        assert torch.count_nonzero(model[0].weight.grad[~keep]) == 0
-        optimizer.zero_grad(set_to_none=set_to_none)
-        assert torch.count_nonzero(model[0].weight.detach()[~keep]) == 0
-
-
-def test_grad_scaler_unscales_clips_and_skips_as_usual() -> None:
-    model = _net()
-    optimizer = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9)
-    masks, keep = _masked(model, optimizer, "0.weight")
-    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
-    for step in range(4):
-        optimizer.zero_grad()
-        before = model[0].weight.detach().clone()
-        scaler.scale(model(torch.randn(10, 6)).square().mean()).backward()
-        if step == 2:
-            model[0].weight.grad[~keep] = INF
-        scaler.unscale_(optimizer)
-        masks.mask_gradients_()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        scaler.step(optimizer)
-        scaler.update()
-        assert torch.equal(before, model[0].weight.detach()) == (step == 2)
-    assert scaler.get_scale() == 512.0
-    assert torch.count_nonzero(model[0].weight.detach()[~keep]) == 0
-
-
-def test_gradients_can_be_masked_before_they_are_clipped() -> None:
-    layer = nn.Linear(3, 1, bias=False)
-    optimizer = torch.optim.SGD(layer.parameters(), 0.1)
-    masks = MaskSet(layer)
-    masks.attach(optimizer)
-    masks.set_("x", {"weight": torch.tensor([[True, False, True]])})
-    layer.weight.grad = torch.tensor([[3.0, INF, 4.0]])
-    masks.mask_gradients_()
-    assert nn.utils.clip_grad_norm_(layer.parameters(), 1.0) == 5.0
-
-
-@pytest.mark.parametrize("optimizer_type", [torch.optim.SGD, torch.optim.SparseAdam, torch.optim.Adagrad])
-def test_sparse_gradients_of_embeddings(optimizer_type: type[torch.optim.Optimizer]) -> None:
-    model = nn.Embedding(7, 4, sparse=True)
-    optimizer = optimizer_type(model.parameters(), lr=0.1)  # type: ignore[call-arg]
-    _, keep = _masked(model, optimizer, "weight")
-    before = model.weight.detach().clone()
-    for _ in range(3):
-        optimizer.zero_grad()
-        model(torch.tensor([1, 3, 3, 5])).sum().backward()
-        optimizer.step()
-    assert model.weight.grad.is_sparse
-    assert torch.count_nonzero(model.weight.grad.to_dense()[~keep]) == 0
-    assert torch.count_nonzero(model.weight.detach()[~keep]) == 0
-    moved = torch.zeros(7, 1, dtype=torch.bool).index_fill(0, torch.tensor([1, 3, 5]), True) & keep
-    assert torch.equal(model.weight.detach() != before, moved)
-
-
-def test_attention_output_projection_survives_several_backwards() -> None:
-    """torch.nn.utils.prune fails here at the second backward."""
-    model = nn.MultiheadAttention(8, 2, batch_first=True)
-    optimizer = torch.optim.AdamW(model.parameters(), 0.05)
-    _, keep = _masked(model, optimizer, "out_proj.weight")
-    for _ in range(3):
-        optimizer.zero_grad()
-        x = torch.randn(2, 5, 8)
-        model(x, x, x)[0].square().sum().backward()
-        optimizer.step()
-    assert torch.count_nonzero(model.out_proj.weight.detach()[~keep]) == 0
-
-
-def test_compiled_models_do_not_recompile_when_masks_change() -> None:
-    compiled = 0
-
-    def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> object:
-        nonlocal compiled
-        compiled += 1
-        return graph.forward
-
-    torch._dynamo.reset()
-    model = _net()
-    fast = torch.compile(model, backend=backend)
-    optimizer = torch.optim.AdamW(model.parameters(), 0.05)
-    masks = MaskSet(model)
-    masks.attach(optimizer)
-    for seed in range(4):
-        _train(fast, optimizer, 2)
-        keep = _keep(model[0].weight, seed)
-        masks.set_("x", {"0.weight": keep})
-        torch.testing.assert_close(fast(torch.ones(10, 6)), model(torch.ones(10, 6)))
-    _train(fast, optimizer, 2)
-    assert compiled == 1
-    assert torch.count_nonzero(model[0].weight.detach()[~keep]) == 0
-
-
-def test_a_model_that_changes_its_type_is_still_masked() -> None:
-    model = nn.Sequential(nn.Linear(6, 4))
-    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
-    masks, keep = _masked(model, optimizer, "0.weight")
-    model.double()
-    model(torch.randn(10, 6, dtype=torch.float64)).square().sum().backward()
-    optimizer.step()
-    assert model[0].weight.dtype is torch.float64
-    assert all(held.fits for held in masks._weights)
-    assert torch.count_nonzero(model[0].weight.detach()[~keep]) == 0
-
-
-def test_dense_weights_loaded_into_the_model_are_masked_by_apply() -> None:
-    model = _net()
-    dense = copy.deepcopy(model.state_dict())
-    masks, keep = _masked(model, torch.optim.SGD(model.parameters(), 0.1), "0.weight")
-    model.load_state_dict(dense)
-    assert torch.count_nonzero(model[0].weight.detach()[~keep]) > 0
-    masks.apply_()
-    assert torch.count_nonzero(model[0].weight.detach()[~keep]) == 0
-
-
-def test_closures_get_their_gradients_masked_in_every_call() -> None:
-    layer = nn.Linear(3, 1, bias=False)
-    optimizer = torch.optim.LBFGS(layer.parameters(), max_iter=1, max_eval=1)
-    masks = MaskSet(layer)
-    masks.attach(optimizer)
-    keep = torch.tensor([[True, False, True]])
-    masks.set_("x", {"weight": keep})
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss = layer(torch.tensor([[1.0, NAN, 2.0]])).nan_to_num(1.0).sum() + layer.weight.square().sum()
-        loss.backward()
-        layer.weight.grad[~keep] = INF
-        return loss
-
-    for call in (lambda: optimizer.step(closure), lambda: optimizer.step(closure=closure)):
-        layer.weight.data.copy_(torch.tensor([[1.0, 0.0, 1.0]]))
-        call()
-        assert torch.isfinite(layer.weight).all()

@@ -164,8 +164,9 @@ def test_masked_regression_equals_regression_without_the_column() -> None:
     others = torch.tensor([0, 1, 3, 4])
     full, small = nn.Linear(5, 3).double(), nn.Linear(4, 3).double()
     small.load_state_dict({"weight": full.weight[:, others], "bias": full.bias})
-    optimizers = [torch.optim.SGD(m.parameters(), 0.1, momentum=0.9, nesterov=True, weight_decay=0.1) for m in
-                  (full, small)]
+    optimizers = [
+        torch.optim.SGD(m.parameters(), 0.1, momentum=0.9, nesterov=True, weight_decay=0.1) for m in (full, small)
+    ]
     masks = MaskSet(full)
     masks.attach(optimizers[0])
     masks.set_("column", {"weight": torch.tensor([True, True, False, True, True]).expand(3, 5)})

@@ -39,6 +39,11 @@ MODELS: dict[str, tuple[dict[str, Any], int]] = {
     "vgg11_bn": ({}, 64),
     "vit_b_16": ({"image_size": 64}, 64),
 }
+# One of each kind of coupling, and small: what CI has the time for.
+IN_CI = (
+    "densenet121", "efficientnet_b0", "mobilenet_v2", "resnet18", "resnext50_32x4d", "shufflenet_v2_x0_5",
+    "squeezenet1_1", "swin_t",
+)  # fmt: skip
 TRACES: dict[str, tuple[nn.Module, Graph, Tensor]] = {}
 
 
@@ -70,7 +75,9 @@ def train_one_step(model: nn.Module, x: Tensor) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ratio", [0.3, 0.5])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.ci_slow) if name in IN_CI else name for name in MODELS]
+)
 def test_torchvision_model_is_thinned_rightly(name: str, ratio: float, tmp_path: Path) -> None:
     """A fifth of the parameters goes; the rest computes, trains and reloads as the masked model would."""
     model, graph, x = traced(name)
@@ -94,7 +101,7 @@ def test_torchvision_model_is_thinned_rightly(name: str, ratio: float, tmp_path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+@pytest.mark.parametrize("name", [pytest.param("googlenet", marks=pytest.mark.ci_slow), "inception_v3"])
 def test_heads_that_run_in_training_alone_still_fit(name: str) -> None:
     """The examples, run in eval mode, never reach the aux heads; what feeds them must not lose channels unseen."""
     torch.manual_seed(0)

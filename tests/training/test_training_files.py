@@ -67,9 +67,7 @@ def test_plain_values_survive(tmp_path_factory, content):
     assert same(content, load_checkpoint(path))
 
 
-@pytest.mark.parametrize(
-    "dtype", [torch.float64, torch.bfloat16, torch.float16, torch.bool, torch.int64, torch.uint8]
-)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16, torch.bool, torch.int64, torch.uint8])
 def test_dtypes_views_ties_and_empty_tensors_survive(tmp_path, dtype):
     base = torch.tensor([[0, 1, 2], [3, 0, 1]]).to(dtype)
     content = {

@@ -26,9 +26,7 @@ def test_epoch_takes_the_steps_of_gradient_descent():
     model = line()
     data = [(torch.ones(2, 1), torch.zeros(2, 1)), (torch.ones(1, 1), torch.zeros(1, 1))]
     seen = []
-    result = train_epoch(
-        model, data, torch.optim.SGD(model.parameters(), lr=0.25), mse_loss, after_step=seen.append
-    )
+    result = train_epoch(model, data, torch.optim.SGD(model.parameters(), lr=0.25), mse_loss, after_step=seen.append)
     # w <- w - 0.25 * 2w = w / 2, twice
     assert model.weight.item() == 0.5
     assert seen == [4.0, 1.0]
@@ -40,12 +38,8 @@ def test_epoch_takes_the_steps_of_gradient_descent():
 def test_nan_loss_names_stage_epoch_and_step_and_takes_no_step():
     model = line()
     data = [(torch.ones(1, 1), torch.zeros(1, 1)), (torch.ones(1, 1), torch.full((1, 1), math.nan))]
-    with pytest.raises(
-        TrainingError, match=r"train, epoch 3, step 2: the loss is nan; lower the learning rate"
-    ):
-        train_epoch(
-            model, data, torch.optim.SGD(model.parameters(), lr=0.25), mse_loss, where="train, epoch 3"
-        )
+    with pytest.raises(TrainingError, match=r"train, epoch 3, step 2: the loss is nan; lower the learning rate"):
+        train_epoch(model, data, torch.optim.SGD(model.parameters(), lr=0.25), mse_loss, where="train, epoch 3")
     assert model.weight.item() == 1.0
 
 
@@ -112,9 +106,7 @@ def rates(name, epochs=2, steps=4, lr=1.0, **arguments):
 
 def test_rates_follow_their_formulas():
     assert rates("constant") == [1.0] * 9
-    assert rates("cosine") == pytest.approx(
-        [(1 + math.cos(math.pi * t / 8)) / 2 for t in range(9)], abs=1e-12
-    )
+    assert rates("cosine") == pytest.approx([(1 + math.cos(math.pi * t / 8)) / 2 for t in range(9)], abs=1e-12)
     assert rates("step", epochs=3, steps=1) == pytest.approx([1.0, 0.1, 0.01, 0.001])
     assert rates("ExponentialLR", epochs=3, steps=2, gamma=0.5) == [1, 1, 0.5, 0.5, 0.25, 0.25, 0.125]
     one_cycle = rates("one_cycle", steps=20)

@@ -15,8 +15,7 @@ from prunus.costs._forward import Args, Kwargs, as_args, evaluating, run, tensor
 def peak_activation_bytes(model: nn.Module, args: Args, kwargs: Kwargs = None) -> int:
     """Measure the most bytes of activations alive at once during one forward pass in evaluation mode.
 
-    Counted are the storages of the example inputs, for the whole pass, and of every tensor that an operation
-    returns, from the end of that operation until Python and torch let it go; views count with their storage, once.
+    Counted are the example inputs, for the whole pass, and the storages of every tensor that an operation returns, from the end of that operation until Python and torch let it go; views count with their storage, once.
     Not counted are parameters and buffers, and what an operation allocates inside and frees again. The figure is
     that of eager execution: what the model's own code still holds is alive.
 
@@ -25,7 +24,7 @@ def peak_activation_bytes(model: nn.Module, args: Args, kwargs: Kwargs = None) -
     """
     args = as_args(args)
     tracker = _Tracker(model)
-    tracker.add((args, kwargs))
+    tracker.add_inputs((args, kwargs))
     with evaluating(model), tracker:
         run(model, args, kwargs)
     return tracker.peak
@@ -41,6 +40,15 @@ class _Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._known: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
         for tensor in (*model.parameters(), *model.buffers()):
             self._known.add(tensor.untyped_storage())
+
+    def add_inputs(self, values: Any) -> None:
+        """Inputs count with their own bytes: an example is often a slice of a whole data set's storage."""
+        for tensor in tensors(values):
+            storage = tensor.untyped_storage()
+            if storage not in self._known:
+                self._known.add(storage)
+                self._alive += min(storage.nbytes(), tensor.nbytes)
+        self.peak = self._alive
 
     def add(self, values: Any) -> None:
         for tensor in tensors(values):
