@@ -15,7 +15,8 @@ from prunus.costs._forward import Args, Kwargs, as_args, evaluating, run, tensor
 def peak_activation_bytes(model: nn.Module, args: Args, kwargs: Kwargs = None) -> int:
     """Measure the most bytes of activations alive at once during one forward pass in evaluation mode.
 
-    Counted are the example inputs, for the whole pass, and the storages of every tensor that an operation returns, from the end of that operation until Python and torch let it go; views count with their storage, once.
+    Counted are the example inputs, for the whole pass, and the storages of every tensor that an operation returns,
+    from the end of that operation until Python and torch let it go; views count with their storage, once.
     Not counted are parameters and buffers, and what an operation allocates inside and frees again. The figure is
     that of eager execution: what the model's own code still holds is alive.
 
