@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prunus.allocation import Allocator, Budget, ScoredTarget, allocator, check_ratio, parse_budget
+from prunus.allocation import Allocator, Budget, ScoredTarget, allocator, check_ratio, levelled, parse_budget
 from prunus.axes import Graph, trace
 from prunus.costs import Costs, Latency, compare, latency, measure
 from prunus.criteria import Criterion, criterion, score_target
@@ -49,7 +49,7 @@ def plan(
     scored = {t.name: ScoredTarget.of(t, score_target(t, tensors, rank).cpu(), round_to=round_to) for t in found}
 
     def counts(fraction: float) -> dict[str, int]:
-        return _equalised(graph, share.counts(scored, fraction))
+        return levelled(share.counts(scored, fraction), graph.equal)
 
     if (ratio is None) == (target is None):
         raise InputError("give either ratio= (such as 0.5) or target= (such as 'macs=0.5')")
@@ -83,14 +83,6 @@ def _with_protection(targets: TargetSpec, protect: str | Sequence[str]) -> Targe
         before = targets.get("exclude", [])
         return {**targets, "exclude": [*([before] if isinstance(before, str) else before), *exclude]}
     return {"name": targets, "exclude": exclude}
-
-
-def _equalised(graph: Graph, counts: dict[str, int]) -> dict[str, int]:
-    """Give groups that one number cuts the smallest of their counts; one that is not pruned holds the others back."""
-    for names in graph.equal:
-        least = min(counts.get(name, 0) for name in names)
-        counts.update({name: least for name in names if name in counts})
-    return counts
 
 
 def _ruler(

@@ -2,7 +2,7 @@
 
 from prunus.allocation.base import Allocator, ScoredTarget
 from prunus.allocation.budget import QUANTITIES, Budget, parse_budget
-from prunus.allocation.counts import check_ratio, num_pruned, with_floors
+from prunus.allocation.counts import check_ratio, levelled, num_pruned, with_floors
 from prunus.allocation.kinds import Global, PerLayer, Threshold, Uniform, allocator
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Uniform",
     "allocator",
     "check_ratio",
+    "levelled",
     "num_pruned",
     "parse_budget",
     "with_floors",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from decimal import ROUND_HALF_UP, Decimal
 
 from prunus.errors import InputError
@@ -41,6 +42,18 @@ def with_floors(pruned: int, size: int, *, minimum: int, round_to: int) -> int:
     """
     kept = max(size - pruned, min(minimum, size))
     return size - min(size, -(-kept // round_to) * round_to)
+
+
+def levelled(counts: Mapping[str, int], equal: Sequence[Sequence[str]]) -> dict[str, int]:
+    """Give targets that must lose equally many units (`Graph.equal`) the smallest of their counts.
+
+    One that is not pruned at all holds the others back.
+    """
+    out = dict(counts)
+    for names in equal:
+        least = min(out.get(name, 0) for name in names)
+        out.update({name: least for name in names if name in out})
+    return out
 
 
 def _hint(value: object) -> str:

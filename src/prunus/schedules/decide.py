@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from prunus.allocation import ScoredTarget, allocator
+from prunus.allocation import ScoredTarget, allocator, levelled
 from prunus.axes import Graph
 from prunus.criteria import criterion, score_target
 from prunus.errors import TrainingError
@@ -79,10 +79,7 @@ def choose(
         ranked = _with_pruned_lowest(scores, course.pruned[target.name])
         scored[target.name] = ScoredTarget.of(target, ranked, round_to=policy.round_to)
     progress = fraction / (course.schedule.final or 1.0)
-    counts = share.counts(scored, progress if share.uses_progress else fraction)
-    for names in equal:
-        least = min(counts.get(name, 0) for name in names)
-        counts.update({name: least for name in names if name in counts})
+    counts = levelled(share.counts(scored, progress if share.uses_progress else fraction), equal)
     return {t.name: _pick(t, scored[t.name].scores, counts[t.name], course.pruned[t.name]) for t in course.targets}
 
 
