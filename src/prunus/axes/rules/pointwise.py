@@ -13,140 +13,33 @@ from prunus.axes.context import Context, Value
 from prunus.axes.rules.registry import rule
 from prunus.axes.trace import Node, Ref
 
+# fmt: off
 # f(0, ..., 0) == 0, so zeros along a dimension survive when every operand has them.
-KEEPS_ZERO = frozenset(
-    [
-        "relu",
-        "relu6",
-        "gelu",
-        "silu",
-        "tanh",
-        "leaky_relu",
-        "elu",
-        "celu",
-        "selu",
-        "mish",
-        "abs",
-        "neg",
-        "sign",
-        "sgn",
-        "sin",
-        "sinh",
-        "asin",
-        "tan",
-        "atan",
-        "asinh",
-        "atanh",
-        "sqrt",
-        "square",
-        "erf",
-        "expm1",
-        "log1p",
-        "floor",
-        "ceil",
-        "round",
-        "trunc",
-        "frac",
-        "hardswish",
-        "softshrink",
-        "hardshrink",
-        "tanhshrink",
-        "softsign",
-        "clone",
-        "detach",
-        "alias",
-        "contiguous",
-        "dropout",
-        "feature_dropout",
-        "alpha_dropout",
-        "to",
-        "_to_copy",
-        "type_as",
-        "lift_fresh_copy",
-        "copy",
-        "prelu",
-        "positive",
-        "nan_to_num",
-        "add",
-        "sub",
-        "rsub",
-        "hypot",
-        "maximum",
-        "minimum",
-        "fmax",
-        "fmin",
-        "lerp",
-        "where",
-        "expand_as",
-        "bernoulli",
-        "zeros_like",
-        "real",
-        "conj",
-        "deg2rad",
-        "rad2deg",
-    ]
-)
+KEEPS_ZERO = frozenset([
+    "relu", "relu6", "gelu", "silu", "tanh", "leaky_relu", "elu", "celu", "selu", "mish", "abs", "neg", "sign",
+    "sgn", "sin", "sinh", "asin", "tan", "atan", "asinh", "atanh", "sqrt", "square", "erf", "expm1", "log1p",
+    "floor", "ceil", "round", "trunc", "frac", "hardswish", "softshrink", "hardshrink", "tanhshrink",
+    "softsign", "clone", "detach", "alias", "contiguous", "dropout", "feature_dropout", "alpha_dropout", "to",
+    "_to_copy", "type_as", "lift_fresh_copy", "copy", "prelu", "positive", "nan_to_num", "add", "sub", "rsub",
+    "hypot", "maximum", "minimum", "fmax", "fmin", "lerp", "where", "expand_as", "bernoulli", "zeros_like",
+    "real", "conj", "deg2rad", "rad2deg",
+])
 # A single zero operand makes the product zero.
 MULTIPLIES = frozenset(["mul", "multiply", "__and__", "logical_and", "bitwise_and"])
 # Infinite or undefined at 0: the masked model would hold inf or nan where the thinned one holds nothing.
-SINGULAR = frozenset(
-    [
-        "log",
-        "log2",
-        "log10",
-        "reciprocal",
-        "rsqrt",
-        "logit",
-        "digamma",
-        "lgamma",
-        "acosh",
-        "remainder",
-        "fmod",
-        "addcdiv",
-    ]
-)
+SINGULAR = frozenset([
+    "log", "log2", "log10", "reciprocal", "rsqrt", "logit", "digamma", "lgamma", "acosh", "remainder", "fmod",
+    "addcdiv",
+])
 # Pointwise, though torch does not tag them so.
-UNTAGGED = frozenset(
-    [
-        "dropout",
-        "feature_dropout",
-        "alpha_dropout",
-        "contiguous",
-        "alias",
-        "lift_fresh_copy",
-        "type_as",
-        "clone",
-        "detach",
-        "to",
-        "_to_copy",
-        "where",
-        "expand_as",
-        "rand_like",
-        "randn_like",
-        "zeros_like",
-        "ones_like",
-        "full_like",
-        "empty_like",
-        "bernoulli",
-        "fill",
-        "copy",
-        "prelu",
-        "softplus",
-        "relu6",
-        "masked_fill",
-        "celu",
-        "hardswish",
-        "hardtanh",
-        "silu",
-        "leaky_relu",
-        "__and__",
-        "__or__",
-        "__xor__",
-        "rrelu",
-        "hardshrink",
-        "positive",
-    ]
-)
+UNTAGGED = frozenset([
+    "dropout", "feature_dropout", "alpha_dropout", "contiguous", "alias", "lift_fresh_copy", "type_as", "clone",
+    "detach", "to", "_to_copy", "where", "expand_as", "rand_like", "randn_like", "zeros_like", "ones_like",
+    "full_like", "empty_like", "bernoulli", "fill", "copy", "prelu", "softplus", "relu6", "masked_fill", "celu",
+    "hardswish", "hardtanh", "silu", "leaky_relu", "__and__", "__or__", "__xor__", "rrelu", "hardshrink",
+    "positive",
+])
+# fmt: on
 
 
 def is_pointwise(target: Any) -> bool:
