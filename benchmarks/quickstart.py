@@ -29,7 +29,7 @@ Facts = dict[str, Any]
 COLUMNS: dict[str, tuple[Callable[[Facts], float], str]] = {
     "MACs, times fewer": (lambda f: f["ratio"]["macs"], "{:.2f}"),
     "parameters, times fewer": (lambda f: f["ratio"]["parameters"], "{:.2f}"),
-    "latency, times faster": (lambda f: f["ratio"]["latency"], "{:.2f}"),
+    "latency, times faster": (lambda f: f["pruned"]["latency"]["ratio_to_dense"], "{:.2f}"),
     "dense test top1": (lambda f: 100 * f["dense"]["metrics"]["test"]["top1"], "{:.2f}"),
     "pruned test top1": (lambda f: 100 * f["pruned"]["metrics"]["test"]["top1"], "{:.2f}"),
     "difference, points": (
