@@ -2,12 +2,13 @@
 
 from prunus.costs.compute import Work, effective_macs, macs, macs_by_module, work
 from prunus.costs.energy import Energy, energy
-from prunus.costs.measure import Costs, compare, environment, measure
+from prunus.costs.measure import QUANTITIES, Costs, compare, environment, measure
 from prunus.costs.memory import peak_activation_bytes
 from prunus.costs.size import file_bytes, nonzeros, parameters, weight_bytes
 from prunus.costs.timing import Latency, latency
 
 __all__ = [
+    "QUANTITIES",
     "Costs",
     "Energy",
     "Latency",

@@ -48,7 +48,7 @@ class Costs:
 
 
 # What can be divided. The latency is not among them: its ratio is measured in pairs.
-_QUANTITIES = (
+QUANTITIES = (
     "parameters",
     "nonzeros",
     "macs",
@@ -87,7 +87,7 @@ def compare(dense: Costs, pruned: Costs) -> dict[str, float]:
     Returns a ratio per quantity; `latency` is in it where the pruned model's was measured against the dense one's.
     A cost of nothing beside a cost of something is infinitely many times less; nothing beside nothing is 1.
     """
-    ratios = {name: _ratio(getattr(dense, name), getattr(pruned, name)) for name in _QUANTITIES}
+    ratios = {name: _ratio(getattr(dense, name), getattr(pruned, name)) for name in QUANTITIES}
     if pruned.latency is not None:
         ratios["latency"] = pruned.latency.ratio_to_first
     return ratios

@@ -14,7 +14,7 @@ from prunus.axes import Graph, Surgery, trace
 from prunus.errors import CaptureError, InputError, NameNotFound, NothingToPrune, ProofError
 from prunus.plans.graph_model import thinned_graph
 from prunus.plans.proof import Proof, apply_masks_, float64_code, float64_inputs, mask_, prove
-from prunus.plans.record import Form, Record, attach, record_of
+from prunus.plans.record import Form, Record, attach, describe_inputs, record_of
 from prunus.plans.surgery import check_same_model, cut, thin_
 
 
@@ -142,7 +142,7 @@ class Plan:
                 f"{type(model).__name__} holds fixed numbers, so it cannot be thinned in place; leave out inplace=True "
                 "to get its graph"
             )
-        before = record_of(model)
+        record = self._record(proof, form).after(record_of(model))
         result = model if inplace else copy.deepcopy(model)
         surgery = self.surgery()
         with torch.no_grad():
@@ -151,13 +151,28 @@ class Plan:
                 result = thinned_graph(result, self.graph, surgery)
             else:
                 thin_(result, surgery, optimizer)
-        attach(result, Record.of(self, surgery, proof, form, before))
+        attach(result, record)
         return result
 
     def thinned_masks(self) -> dict[str, Tensor]:
         """Return the element masks in the shapes that parameters have after `apply`."""
         edits = self.surgery().edits
         return {name: cut(mask, edits.get(name, {})) for name, mask in self.masks.items()}
+
+    def _record(self, proof: Proof | None, form: Form) -> Record:
+        """Keep of the plan what outlives its graph."""
+        surgery = self.surgery()
+        return Record(
+            kept={name: tuple(positions.tolist()) for name, positions in self.kept.items()},
+            sizes={name: self.graph[name].size for name in self.kept},
+            shapes={name: self.graph.trace.state[name].shape for name in surgery.edits},
+            surgery=Surgery(surgery.edits, surgery.attributes),
+            masks=self.thinned_masks(),
+            provenance=dict(self.provenance),
+            proof=proof,
+            form=form,
+            inputs=describe_inputs(self.graph) if form == "graph" else None,
+        )
 
     def explain(self) -> str:
         """Say in words what is kept, what it saves, and what could not be touched."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,9 +14,6 @@ from torch.utils import _pytree as pytree
 from prunus.axes import Graph, Surgery
 from prunus.plans.proof import Proof
 from prunus.plans.surgery import cut
-
-if TYPE_CHECKING:
-    from prunus.plans.plan import Plan
 
 _ATTRIBUTE = "_prunus_record"
 Form = Literal["class", "graph"]
@@ -42,27 +39,10 @@ class Record:
     form: Form = "class"
     inputs: Mapping[str, Any] | None = None
 
-    @classmethod
-    def of(cls, plan: Plan, surgery: Surgery, proof: Proof | None, form: Form, before: Record | None) -> Record:
-        """Keep of a plan what outlives its graph.
-
-        before: the record of the model that it was applied to, where that was thinned already: the result then says
-        what became of the original.
-        """
-        record = cls(
-            kept={name: tuple(positions.tolist()) for name, positions in plan.kept.items()},
-            sizes={name: plan.graph[name].size for name in plan.kept},
-            shapes={name: plan.graph.trace.state[name].shape for name in surgery.edits},
-            surgery=Surgery(surgery.edits, surgery.attributes),
-            masks=plan.thinned_masks(),
-            provenance=dict(plan.provenance),
-            proof=proof,
-            form=form,
-            inputs=describe_inputs(plan.graph) if form == "graph" else None,
-        )
-        return record if before is None else record._after(before)
-
-    def _after(self, before: Record) -> Record:
+    def after(self, before: Record | None) -> Record:
+        """Say what became of the original, where the model was thinned `before`."""
+        if before is None:
+            return self
         kept = {**before.kept, **self.kept}
         for name in before.kept.keys() & self.kept.keys():
             kept[name] = tuple(before.kept[name][i] for i in self.kept[name])

@@ -5,20 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from prunus.costs import QUANTITIES
 from prunus.report.facts import Facts, Measures, as_plain, validate
 from prunus.report.judgement import judge
 
 COMPUTED = ("ratio", "difference", "verdict")
-QUANTITIES = (
-    "parameters",
-    "nonzeros",
-    "macs",
-    "effective_macs",
-    "weight_bytes",
-    "file_bytes",
-    "peak_activation_bytes",
-    "energy_joules",
-)
 
 
 def quotient(dense: float | None, pruned: float | None) -> float | None:
