@@ -48,7 +48,7 @@ def collect(
         "data": {"name": session.parts.data.name, "sizes": _sizes(session)},
         "dense": measures[0],
         "pruned": measures[1],
-        "proof": None if proof is None else _proof(proof.to_dict()),
+        "proof": None if record is None or proof is None else {**_proof(proof.to_dict()), "form": record.form},
         "sensitivity": None if curves is None else _sensitivity(curves),
         "history": list(history),
         "groups": _groups(graph, pruned),

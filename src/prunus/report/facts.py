@@ -79,6 +79,9 @@ class Proof(_Record):
     max_abs: Amount
     max_rel: Amount
     generic: Amount | None = Field(default=None, description="max_rel with random weights; null: they overflowed")
+    form: Literal["class", "graph"] | None = Field(
+        default=None, description="whether the result is the user's own class or, where that cannot follow, its graph"
+    )
     tolerance: Amount
     dtype: str
     passed: bool

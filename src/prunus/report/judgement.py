@@ -120,7 +120,8 @@ def _proof(facts: Facts) -> str | None:
     relation = "≤" if proof.passed else ">"
     figure = f"relative error {proof.max_rel:.1e} {relation} {proof.tolerance:.0e} in {proof.dtype}"
     if proof.passed:
-        return f"Proved: the thinned model computes what the masked one does ({figure})."
+        graph = " It is the captured graph, since the class holds fixed numbers." if proof.form == "graph" else ""
+        return f"Proved: the thinned model computes what the masked one does ({figure}).{graph}"
     return f"NOT proved: the thinned and the masked model differ ({figure}); do not use the thinned model."
 
 
