@@ -30,6 +30,19 @@ def overwrite_through_a_view(self: nn.Module, x: Tensor) -> Tensor:
     return y.sum(1)
 
 
+def overwrite_behind_a_view(self: nn.Module, x: Tensor) -> Tensor:
+    y = self.c(x)
+    view = y.flatten(2)
+    y.add_(1.0)
+    return view.sum(1)
+
+
+def overwrite_what_dropout_hands_on(self: nn.Module, x: Tensor) -> Tensor:
+    y = self.c(x)
+    functional.dropout(y, 0.5, self.training).add_(1.0)
+    return y.sum(1)
+
+
 def overwrite_a_sibling(self: nn.Module, x: Tensor) -> Tensor:
     y = self.c(x)
     left = y[:, :, :4]
@@ -96,6 +109,8 @@ TRAPS: dict[str, tuple[Callable[..., Tensor], str]] = {
     "put by index": (put_by_index, "aten.index_put"),
     "fill through a view": (fill_a_row, "aten.fill"),
     "add in place through a view": (overwrite_through_a_view, "aten.add_"),
+    "add in place behind a view": (overwrite_behind_a_view, "aten.add_"),
+    "add in place to what dropout hands on": (overwrite_what_dropout_hands_on, "aten.add_"),
     "add in place to an overlapping view": (overwrite_a_sibling, "aten.add_"),
     "compared with arange": (lambda s, x: s.e(s.c(x) * (torch.arange(8).view(8, 1, 1) < 4)), "aten.arange"),
     "pooling over channels": (

@@ -7,7 +7,7 @@ from typing import Any
 from prunus.axes.algebra import unify
 from prunus.axes.context import Context, Value, because, fresh, frozen, frozen_result
 from prunus.axes.rules import lookup
-from prunus.axes.rules.pointwise import is_pointwise, pointwise
+from prunus.axes.rules.pointwise import base_name, is_pointwise, pointwise
 from prunus.axes.rules.registry import Result
 from prunus.axes.trace import GETITEM, Meta, Node, Ref, Trace
 
@@ -95,8 +95,8 @@ def _freeze_value(ctx: Context, ref: Ref, reason: str) -> None:
 def _write_through(ctx: Context, node: Node) -> None:
     """An in-place operation changes what later readers of its argument see.
 
-    The argument itself is replaced; where it is a view of another tensor, that one's zeros can no longer be relied on,
-    so axes that lose them are frozen.
+    The argument itself is replaced. Where other tensors see the same memory, because it is a view or has views, their
+    zeros can no longer be relied on, so axes that lose them are frozen.
     """
     schema = getattr(node.target, "_schema", None)
     if schema is None or not schema.is_mutable or not node.args or not isinstance(node.args[0], Ref):
@@ -105,17 +105,26 @@ def _write_through(ctx: Context, node: Node) -> None:
     before = ctx.values[target.index]
     if not isinstance(after, Value) or not isinstance(before, Value) or len(after.dims) != len(before.dims):
         return
-    source = ctx.trace.nodes[target.index]
-    if source.kind != "op" or any(ctx.values[r.index] is not None for r in source.refs() if _is_view(source)):
-        lost = [d for d, was, now in zip(before.dims, before.zero, after.zero, strict=True) if was and not now]
+    lost = [d for d, was, now in zip(before.dims, before.zero, after.zero, strict=True) if was and not now]
+    if lost and _shares_memory(ctx.trace, target, node):
         ctx.freeze(lost, "it is overwritten in place through a view", node)
     ctx.values[target.index] = after
 
 
+def _shares_memory(trace: Trace, target: Ref, until: Node) -> bool:
+    """Tell whether a value is a view, no operation's own result, or has been viewed before node `until`."""
+    source = trace.nodes[target.index]
+    views = (node for node in trace.nodes[target.index + 1 : until.index] if _is_view(node))
+    return source.kind != "op" or _is_view(source) or any(target in node.refs() for node in views)
+
+
 def _is_view(node: Node) -> bool:
+    """Tell whether a result may lie in its argument's memory; dropout hands it on when it is off."""
     schema = getattr(node.target, "_schema", None)
-    return node.target is GETITEM or (
-        schema is not None and any(r.alias_info is not None and not r.alias_info.is_write for r in schema.returns)
+    return (
+        node.target is GETITEM
+        or base_name(node.target) in ("dropout", "feature_dropout", "alpha_dropout")
+        or (schema is not None and any(r.alias_info is not None and not r.alias_info.is_write for r in schema.returns))
     )
 
 
