@@ -141,8 +141,9 @@ def _epoch(session: Session, stage: Stage, epoch: int, note: Any) -> Row:
 def describe(row: Row, total: int) -> str:
     """`prune 2/5: loss 0.123, top1 0.912, sparsity 34 %, 1,234,567 MACs (12 s)`."""
     judged, value = next(iter(row["validation"].items()))
+    zeros = f", sparsity {row['sparsity']:.1%}" if row["sparsity"] else ""
     macs = "" if row["macs"] is None else f", {row['macs']:,} MACs"
     return (
         f"{row['stage'].replace('_', '-')} {row['epoch']}/{total}: loss {row['loss']:.4f}, {judged} {value:.4f} "
-        f"(validation), sparsity {row['sparsity']:.1%}{macs}, {row['seconds']:.1f} s"
+        f"(validation){zeros}{macs}, {row['seconds']:.1f} s"
     )
