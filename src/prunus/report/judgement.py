@@ -139,7 +139,8 @@ def _random(facts: Facts) -> str | None:
         if gain > 0
         else "the criterion is worth nothing here"
     )
-    return f"Pruning at random to the same size reaches {metrics.value(name, theirs)} {name}: {worth}."
+    reached = f"{metrics.value(name, theirs)} {name}"
+    return f"Pruned at random to the same size and trained alike, it reaches {reached}: {worth}."
 
 
 def _frozen(facts: Facts) -> str | None:
