@@ -78,10 +78,8 @@ def test_latency_efficiency_is_latency_ratio_over_macs_ratio():
 
 def test_random_baseline_prices_the_criterion():
     text = " ".join(verdict(realistic()))
-    assert (
-        "Pruned at random to the same size and trained alike, it reaches 88.52 % top1: the criterion is worth 1.94 points."
-        in text
-    )
+    assert "Pruned at random to the same size and trained alike, it reaches 88.52 % top1" in text
+    assert "the criterion is worth 1.94 points." in text
 
 
 def test_unstructured_zeros_are_said_to_buy_no_time():
