@@ -16,7 +16,8 @@ One sentence each: the name, what was got, what is wanted, the next step. The co
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class PrunusError(Exception):
@@ -50,6 +51,17 @@ class RecipeError(InputError):
 
 class FileError(InputError):
     """A file is missing, damaged, not ours, or from a newer version."""
+
+
+@contextmanager
+def naming(what: str) -> Iterator[None]:
+    """Put what was being read before the sentence of an InputError that it raises."""
+    try:
+        yield
+    except NameNotFound as error:
+        raise NameNotFound(f"{what}: {error}") from error
+    except InputError as error:
+        raise InputError(f"{what}: {error}") from error
 
 
 class CaptureError(PrunusError):

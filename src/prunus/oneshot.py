@@ -14,8 +14,8 @@ from prunus.axes import Graph, trace
 from prunus.costs import Costs, Latency, compare, latency, measure
 from prunus.criteria import Criterion, criterion, score_target
 from prunus.errors import InputError
-from prunus.granularity import Granularity, Target, TargetSpec, granularity, group_targets, weight_targets
-from prunus.plans import Plan, Proof, record_of
+from prunus.granularity import COUPLED, Granularity, Target, TargetSpec, find_targets, granularity
+from prunus.plans import Plan, Proof, named_state, record_of
 
 Counts = Mapping[str, int]
 
@@ -43,9 +43,9 @@ def plan(
     """
     kind, rank, share = _granularity(granularity), _criterion(criterion), allocator(allocation)
     wanted = _with_protection(targets, protect)
-    structured = kind.name in ("filter", "channel")
-    found = group_targets(graph, kind, wanted) if structured else weight_targets(graph.model, kind, wanted)
-    tensors = {**dict(graph.model.named_buffers()), **dict(graph.model.named_parameters(remove_duplicate=False))}
+    structured = kind.name in COUPLED
+    found = find_targets(graph.model, kind, wanted, graph)
+    tensors = named_state(graph.model)
     scored = {t.name: ScoredTarget.of(t, score_target(t, tensors, rank).cpu(), round_to=round_to) for t in found}
 
     def counts(fraction: float) -> dict[str, int]:
@@ -90,18 +90,15 @@ def _ruler(
 ) -> Callable[[Counts], tuple[float, float]]:
     """Return a function from counts to the budget's quantity, pruned and dense."""
     full = graph.size()
-    width = max((graph.trace.state[name].dtype.itemsize for name in graph.trace.parameters), default=4)
     elements = {t.name: t.parts[0].units.shape.numel() / max(1, t.num_units) for t in targets}
     total = sum(t.parts[0].units.shape.numel() for t in targets)
 
     def structured_size(counts: Counts) -> tuple[float, float]:
         left = graph.size({name: graph[name].size - count for name, count in counts.items()})
-        if budget.quantity == "macs":
-            return left.macs, full.macs
         if budget.quantity == "sparsity":
             return 1 - left.params / full.params, 0.0
-        scale = width if budget.quantity == "bytes" else 1
-        return left.params * scale, full.params * scale
+        quantity = "params" if budget.quantity == "nnz" else budget.quantity
+        return getattr(left, quantity), getattr(full, quantity)
 
     def zeros(counts: Counts) -> tuple[float, float]:
         gone = sum(count * elements[name] for name, count in counts.items())

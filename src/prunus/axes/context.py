@@ -40,7 +40,7 @@ class Context:
     values: what each node's result is, by node index.
     macs: one entry per contraction: the axes whose sizes multiply to its multiply-accumulates.
     attributes: (module path, attribute) -> the axis whose size that attribute must hold.
-    numbers: (node index, argument position) -> the axis whose size that argument must hold.
+    numbers: node index -> argument position -> the axis whose size that argument must hold.
     pieces: node index -> the consecutive pieces into which the node cuts a dimension.
     roles: (state name, dim) -> what the dimension is to the operation that uses it.
     equal: axes that must keep equally many positions.
@@ -50,10 +50,9 @@ class Context:
     trace: Trace
     values: list[Value | tuple[Value | None, ...] | None] = field(default_factory=list)
     state: dict[str, Value] = field(default_factory=dict)
-    used: set[str] = field(default_factory=set)
     macs: list[tuple[Axis, ...]] = field(default_factory=list)
     attributes: dict[tuple[str, str], Axis] = field(default_factory=dict)
-    numbers: dict[tuple[int, int], Axis] = field(default_factory=dict)
+    numbers: dict[int, dict[int, Axis]] = field(default_factory=dict)
     pieces: dict[int, list[Axis]] = field(default_factory=dict)
     roles: dict[tuple[str, int], Role] = field(default_factory=dict)
     equal: list[tuple[Axis, ...]] = field(default_factory=list)
@@ -92,7 +91,7 @@ class Context:
 
     def number(self, node: Node, position: int, attribute: str, axis: Axis) -> None:
         """Remember that an argument, and the module attribute it is read from, hold the size of an axis."""
-        self.numbers[node.index, position] = axis
+        self.numbers.setdefault(node.index, {})[position] = axis
         self.attributes[node.module, attribute] = axis
 
     def role(self, arg: object, *roles: Role) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -30,10 +31,11 @@ from prunus.errors import CaptureError, InputError, NameNotFound
 
 @dataclass(frozen=True)
 class Size:
-    """What a model costs: parameters (tied ones once) and multiply-accumulates of one forward on the example inputs."""
+    """What a model costs: parameters (tied ones once), their bytes, MACs of one forward on the example inputs."""
 
     params: int
     macs: int
+    bytes: int
 
 
 @dataclass(frozen=True)
@@ -57,10 +59,17 @@ class Graph:
 
     def __getitem__(self, name: str) -> Group:
         """Return a group by name; raises NameNotFound with near names."""
-        for group in self.groups:
-            if group.name == name:
-                return group
-        raise NameNotFound.of("group", name, [g.name for g in self.groups])
+        if name not in self._by_name:
+            raise NameNotFound.of("group", name, self._by_name)
+        return self._by_name[name]
+
+    @cached_property
+    def _by_name(self) -> dict[str, Group]:
+        return {group.name: group for group in self.groups}
+
+    @cached_property
+    def _full(self) -> Size:
+        return self.size({})
 
     def why(self, param: str, dim: int) -> str:
         """Say what a dimension of a parameter belongs to, or why it keeps all its positions."""
@@ -81,20 +90,23 @@ class Graph:
         return {self[name].leaf: np.asarray(positions.cpu(), dtype=np.int64) for name, positions in kept.items()}
 
     def size(self, sizes: Mapping[str, int] | None = None) -> Size:
-        """Return parameters and multiply-accumulates with `sizes` units left in the groups named (all by default)."""
-        kept = {self[name].leaf: np.arange(count) for name, count in (sizes or {}).items()}
-        params = sum(
-            math.prod(size_after(axis, kept) for axis in self.context.state[name].dims)
-            for name in self.context.state
-            if name in self.trace.parameters and name not in self.trace.ties
-        )
+        """Return what the model costs with `sizes` units left in the groups named (all by default)."""
+        if sizes is None:
+            return self._full
+        kept = {self[name].leaf: np.arange(count) for name, count in sizes.items()}
+        params = num_bytes = 0
+        for name, value in self.context.state.items():
+            if name in self.trace.parameters and name not in self.trace.ties:
+                count = math.prod(size_after(axis, kept) for axis in value.dims)
+                params += count
+                num_bytes += count * self.trace.state[name].dtype.itemsize
         macs = sum(math.prod(size_after(axis, kept) for axis in term) for term in self.context.macs)
-        return Size(params, macs)
+        return Size(params, macs, num_bytes)
 
     def unit_cost(self, group: str) -> Size:
-        """Return the parameters and multiply-accumulates that one unit of a group takes along."""
+        """Return what one unit of a group takes along."""
         full, less = self.size(), self.size({group: self[group].size - 1})
-        return Size(full.params - less.params, full.macs - less.macs)
+        return Size(full.params - less.params, full.macs - less.macs, full.bytes - less.bytes)
 
     def surgery(self, kept: Mapping[str, Tensor]) -> Surgery:
         """Return what removing all but the `kept` positions of each group means, tensor by tensor."""

@@ -12,10 +12,11 @@ from prunus.granularity.kinds import (
     granularity,
 )
 from prunus.granularity.names import TargetSpec
-from prunus.granularity.targets import Part, Target, group_targets, weight_targets
+from prunus.granularity.targets import COUPLED, Part, Target, find_targets, group_targets, weight_targets
 from prunus.granularity.units import MemberUnits, NMUnits, TileUnits, Units
 
 __all__ = [
+    "COUPLED",
     "NM",
     "Block",
     "Channel",
@@ -31,6 +32,7 @@ __all__ = [
     "TileUnits",
     "Units",
     "Vector",
+    "find_targets",
     "granularity",
     "group_targets",
     "weight_targets",

@@ -15,6 +15,9 @@ from prunus.granularity.kinds import granularity as read_granularity
 from prunus.granularity.names import Selection, TargetSpec, catalogue, resolve
 from prunus.granularity.units import MemberUnits, Units
 
+COUPLED = ("filter", "channel")
+"""The granularities whose units hang together across tensors, so that removing them shrinks the model."""
+
 
 @dataclass(frozen=True)
 class Part:
@@ -91,6 +94,18 @@ class GraphLike(Protocol):
         """The prunable groups."""
 
 
+def find_targets(
+    model: nn.Module, granularity: str | Granularity, targets: TargetSpec = "*", graph: GraphLike | None = None
+) -> list[Target]:
+    """Resolve the targets: coupled groups for filters and channels where the structure is known, else weights.
+
+    Raises NameNotFound or InputError when they match nothing.
+    """
+    if graph is not None and read_granularity(granularity).name in COUPLED:
+        return group_targets(graph, granularity, targets, model=model)
+    return weight_targets(model, granularity, targets)
+
+
 def weight_targets(model: nn.Module, granularity: str | Granularity, targets: TargetSpec = "*") -> list[Target]:
     """Resolve the targets to one `Target` per matching parameter, in the model's order, ties once.
 
@@ -126,7 +141,7 @@ def group_targets(
     another granularity.
     """
     kind = read_granularity(granularity).name
-    if kind not in ("filter", "channel"):
+    if kind not in COUPLED:
         raise InputError(f"granularity is {kind!r}; coupled groups are pruned by 'filter' or 'channel'")
     model = _model_of(graph) if model is None else model
     shapes = _shapes(model)

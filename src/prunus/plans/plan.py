@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -75,6 +76,10 @@ class Plan:
 
     def surgery(self) -> Surgery:
         """Return what the plan means tensor by tensor."""
+        return self._surgery
+
+    @cached_property
+    def _surgery(self) -> Surgery:
         return self.graph.surgery(self.kept)
 
     def mask(self, model: nn.Module) -> nn.Module:
@@ -82,7 +87,7 @@ class Plan:
         check_same_model(model, self._shapes())
         masked = copy.deepcopy(model)
         with torch.no_grad():
-            mask_(masked, self.surgery())
+            mask_(masked, self._surgery)
             apply_masks_(masked, self.masks)
         return masked
 
@@ -94,23 +99,24 @@ class Plan:
         Raises ProofError where neither does.
         """
         check_same_model(model, self._shapes())
-        surgery = self.surgery()
+        captured: list[Graph] = []
 
         def as_class(dense: nn.Module) -> nn.Module:
-            thin_(dense, surgery)
+            thin_(dense, self._surgery)
             return dense
 
         def as_graph(dense: nn.Module) -> nn.Module:
-            # captured anew: the first capture spells out the model's own dtype where code asks for it
-            with float64_code():
-                graph = trace(dense, *float64_inputs(dense, self.graph))
-            return thinned_graph(dense, graph, graph.surgery(self.kept))
+            # captured anew, once: the first capture spells out the model's own dtype where code asks for it
+            if not captured:
+                with float64_code():
+                    captured.append(trace(dense, *float64_inputs(dense, self.graph)))
+            return thinned_graph(dense, captured[0], captured[0].surgery(self.kept))
 
         try:
-            return prove(model, self.graph, surgery, self.masks, as_class), "class"
+            return prove(model, self.graph, self._surgery, self.masks, as_class), "class"
         except ProofError as stiff:
             try:
-                return prove(model, self.graph, surgery, self.masks, as_graph), "graph"
+                return prove(model, self.graph, self._surgery, self.masks, as_graph), "graph"
             except (ProofError, CaptureError):
                 raise stiff from None
 
@@ -144,24 +150,23 @@ class Plan:
             )
         record = self._record(proof, form).after(record_of(model))
         result = model if inplace else copy.deepcopy(model)
-        surgery = self.surgery()
         with torch.no_grad():
             apply_masks_(result, self.masks)
             if form == "graph":
-                result = thinned_graph(result, self.graph, surgery)
+                result = thinned_graph(result, self.graph, self._surgery)
             else:
-                thin_(result, surgery, optimizer)
+                thin_(result, self._surgery, optimizer)
         attach(result, record)
         return result
 
     def thinned_masks(self) -> dict[str, Tensor]:
         """Return the element masks in the shapes that parameters have after `apply`."""
-        edits = self.surgery().edits
+        edits = self._surgery.edits
         return {name: cut(mask, edits.get(name, {})) for name, mask in self.masks.items()}
 
     def _record(self, proof: Proof | None, form: Form) -> Record:
         """Keep of the plan what outlives its graph."""
-        surgery = self.surgery()
+        surgery = self._surgery
         return Record(
             kept={name: tuple(positions.tolist()) for name, positions in self.kept.items()},
             sizes={name: self.graph[name].size for name in self.kept},

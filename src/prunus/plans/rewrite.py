@@ -36,9 +36,8 @@ def rewritten(
     """
     name, value = base_name(node.target), ctx.values[node.index]
     args = list(node.args)
-    for (index, position), axis in ctx.numbers.items():
-        if index == node.index:
-            args[position] = size_after(axis, kept)
+    for position, axis in ctx.numbers.get(node.index, {}).items():
+        args[position] = size_after(axis, kept)
     if name in RESHAPES and isinstance(value, Value):
         return aten.reshape.default, (args[0], _open_sizes(value.dims, kept, varying)), {}
     if name in ("expand", "broadcast_to") and isinstance(value, Value):

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from prunus.errors import InputError, NameNotFound
+from prunus.errors import InputError, naming
 from prunus.recipes.resolve import call, resolve
 from prunus.recipes.schema import Factory, Recipe
 from prunus.training import check_loader, evaluate, loss_by_name, reseed
@@ -70,22 +70,17 @@ def find_parts(recipe: Recipe, folders: Sequence[Path]) -> Parts:
 
 def _function(key: str, factory: Factory, folders: Sequence[Path]) -> Callable[[], Any]:
     function = _found(key, factory.factory, folders)
-    return lambda: _named(key, lambda: call(function, factory.factory, factory.args))
+
+    def made() -> Any:
+        with naming(key):
+            return call(function, factory.factory, factory.args)
+
+    return made
 
 
 def _found(key: str, name: str, folders: Sequence[Path]) -> Callable[..., Any]:
-    found: Callable[..., Any] = _named(key, lambda: resolve(name, folders))
-    return found
-
-
-def _named(key: str, action: Callable[[], Any]) -> Any:
-    """Put the recipe's key before the sentence of an error."""
-    try:
-        return action()
-    except NameNotFound as error:
-        raise NameNotFound(f"{key}: {error}") from error
-    except InputError as error:
-        raise InputError(f"{key}: {error}") from error
+    with naming(key):
+        return resolve(name, folders)
 
 
 def _data(recipe: Recipe, folders: Sequence[Path]) -> Splits:

@@ -13,9 +13,6 @@ from prunus.recipes.schema import Guard, Policy
 from prunus.recipes.session import Session
 from prunus.schedules import AccuracyGuard, PruningScheduler, parse_settings, schedule
 
-# What is removed together with everything that depends on it, and so shrinks the model.
-COUPLED = ("filter", "channel")
-
 
 def build_scheduler(
     session: Session,

@@ -8,9 +8,9 @@ from torch import nn
 
 from prunus.axes import Graph
 from prunus.errors import NothingToPrune
-from prunus.granularity import granularity, group_targets, weight_targets
+from prunus.granularity import find_targets
 from prunus.recipes.epochs import make_optimizer
-from prunus.recipes.policies import COUPLED, build_scheduler
+from prunus.recipes.policies import build_scheduler
 from prunus.recipes.session import Session
 from prunus.recipes.stages import find_structure
 from prunus.training import check_batch, evaluate
@@ -52,7 +52,4 @@ def _find_sensitivity_targets(session: Session, model: nn.Module, graph: Graph |
     wanted = session.recipe.sensitivity
     if wanted is None:
         return
-    if graph is not None and wanted.granularity in COUPLED:
-        group_targets(graph, wanted.granularity, wanted.targets, model=model)
-    else:
-        weight_targets(model, granularity(wanted.granularity), wanted.targets)
+    find_targets(model, wanted.granularity, wanted.targets, graph)

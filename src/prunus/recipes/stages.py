@@ -11,10 +11,11 @@ from prunus.axes import Graph, trace
 from prunus.costs import macs as dense_macs
 from prunus.costs import nonzeros, parameters
 from prunus.errors import CaptureError
+from prunus.granularity import COUPLED
 from prunus.masks import MaskSet
 from prunus.plans import Plan, record_of
 from prunus.recipes.epochs import Row, Stage, make_optimizer, make_rate, run_epochs
-from prunus.recipes.policies import COUPLED, build_scheduler
+from prunus.recipes.policies import build_scheduler
 from prunus.recipes.session import TRACED, Costing, Session
 from prunus.sensitivity import Curves, perform_sensitivity_analysis
 from prunus.training import recalibrate_, reseed

@@ -146,6 +146,13 @@ def file_name(value: Any) -> Any:
     return value
 
 
+def controls(names: Sequence[str], allocations: Sequence[Any]) -> None:
+    """A control prunes as much as the policies do; a threshold says how much only for its own criterion."""
+    for allocation in allocations:
+        if names and isinstance(allocation, Mapping) and "threshold" in allocation:
+            raise InputError("controls: a threshold is in its criterion's own unit, so random scores cannot meet it")
+
+
 _ANY_POLICY = {"granularity": "element", "schedule": {"kind": "one_shot", "final": 0.5}}
 
 
@@ -172,10 +179,3 @@ def _text(value: Any, wanted: str) -> str:
     if not isinstance(value, str):
         raise InputError(f"want {wanted}")
     return value
-
-
-def controls(names: Sequence[str], allocations: Sequence[Any]) -> None:
-    """A control prunes as much as the policies do; a threshold says how much only for its own criterion."""
-    for allocation in allocations:
-        if names and isinstance(allocation, Mapping) and "threshold" in allocation:
-            raise ValueError("controls: a threshold is in its criterion's own unit, so random scores cannot meet it")

@@ -6,15 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from prunus.allocation import ScoredTarget, allocator, levelled
-from prunus.axes import Graph
 from prunus.criteria import criterion, score_target
 from prunus.errors import TrainingError
-from prunus.granularity import Target, granularity, group_targets, weight_targets
+from prunus.granularity import Target
 from prunus.schedules.kinds import Schedule
-from prunus.schedules.policy import STRUCTURED, Policy
+from prunus.schedules.policy import Policy
 
 
 @dataclass
@@ -41,25 +40,6 @@ class Course:
     def num_units(self) -> int:
         """Units of all targets."""
         return sum(units.numel() for units in self.pruned.values())
-
-
-def find_targets(policy: Policy, model: nn.Module, graph: Graph | None) -> list[Target]:
-    """Resolve a policy's targets; filters and channels are coupled where the structure is known.
-
-    Raises NameNotFound or InputError when they match nothing.
-    """
-    kind = granularity(policy.granularity)
-    if graph is not None and kind.name in STRUCTURED:
-        return group_targets(graph, kind, policy.targets, model=model)
-    return weight_targets(model, kind, policy.targets)
-
-
-def named_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Return parameters and buffers under all their names."""
-    return {
-        **dict(model.named_buffers(remove_duplicate=False)),
-        **dict(model.named_parameters(remove_duplicate=False)),
-    }
 
 
 @torch.no_grad()

@@ -32,25 +32,13 @@ def figure(
     """Return a quantity of the pruned and of the dense model.
 
     sparsity, nnz: zeros are what the masks hold, over all parameters, ties once. macs, params, bytes:
-    once pruned units are removed, on the inputs that the graph was traced with; bytes at the parameters'
-    mean width.
+    once pruned units are removed, on the inputs that the graph was traced with.
     """
     if quantity in _STRUCTURAL:
         assert graph is not None, "check_quantities has seen to it"
-        return _structural(quantity, model, graph, pruned_units())
+        left = graph.size({name: int((~units).sum()) for name, units in pruned_units().items()})
+        return getattr(left, quantity), getattr(graph.size(), quantity)
     parameters = dict(model.named_parameters())
     total = sum(parameter.numel() for parameter in parameters.values())
     zeros = sum(int((~mask).sum()) for name, mask in masks.items() if name in parameters)
     return (zeros / max(1, total), 0.0) if quantity == "sparsity" else (total - zeros, total)
-
-
-def _structural(quantity: str, model: nn.Module, graph: Graph, pruned: Mapping[str, Tensor]) -> tuple[float, float]:
-    left = graph.size({name: int((~units).sum()) for name, units in pruned.items()})
-    dense = graph.size()
-    if quantity == "macs":
-        return left.macs, dense.macs
-    width = 1.0
-    if quantity == "bytes":
-        parameters = list(model.parameters())
-        width = sum(p.numel() * p.itemsize for p in parameters) / max(1, sum(p.numel() for p in parameters))
-    return left.params * width, dense.params * width

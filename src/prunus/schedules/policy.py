@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
 from prunus.allocation import Allocator, allocator
 from prunus.criteria import Criterion, criterion
-from prunus.errors import InputError, NameNotFound
-from prunus.granularity import NM, Granularity, TargetSpec, granularity
+from prunus.errors import InputError, NameNotFound, naming
+from prunus.granularity import COUPLED, NM, Granularity, TargetSpec, granularity
 from prunus.schedules.kinds import OneShot, Schedule, schedule
-
-STRUCTURED = ("filter", "channel")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,9 +35,12 @@ class Policy:
     name: str | None = None
 
     def __post_init__(self) -> None:
-        kind = _field("granularity", lambda: granularity(self.granularity))
-        _field("criterion", lambda: _needs_nothing(criterion(self.criterion)))
-        share = _field("allocation", lambda: allocator(self.allocation))
+        with naming("granularity"):
+            kind = granularity(self.granularity)
+        with naming("criterion"):
+            _needs_nothing(criterion(self.criterion))
+        with naming("allocation"):
+            share = allocator(self.allocation)
         when = schedule(self.schedule)
         _check_round_to(self.round_to, kind)
         if self.name is not None and (not isinstance(self.name, str) or not self.name):
@@ -69,29 +70,18 @@ def policy(spec: Mapping[str, Any] | Policy) -> Policy:
     return Policy(**spec)
 
 
-def _field(name: str, read: Callable[[], Any]) -> Any:
-    """Put the field's name before what is wrong with its value."""
-    try:
-        return read()
-    except NameNotFound as error:
-        raise NameNotFound(f"{name}: {error}") from None
-    except InputError as error:
-        raise InputError(f"{name}: {error}") from None
-
-
-def _needs_nothing(made: Criterion) -> Criterion:
+def _needs_nothing(made: Criterion) -> None:
     if made.needs:
         raise InputError(
             f"{made.name} needs {', '.join(sorted(made.needs))}, which a schedule does not collect; "
             "use a criterion that reads the weights alone"
         )
-    return made
 
 
 def _check_round_to(round_to: Any, kind: Granularity) -> None:
     if isinstance(round_to, bool) or not isinstance(round_to, int) or round_to < 1:
         raise InputError(f"round_to is {round_to!r}; a whole number of at least 1 is wanted")
-    if round_to > 1 and kind.name not in STRUCTURED:
+    if round_to > 1 and kind.name not in COUPLED:
         raise InputError(f"round_to is {round_to}, but {kind.name} is not rounded; only filter and channel are")
 
 

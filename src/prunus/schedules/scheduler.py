@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from prunus.axes import Graph
 from prunus.errors import InputError, NothingToPrune
+from prunus.granularity import find_targets
 from prunus.masks import MaskSet
-from prunus.schedules.decide import Course, choose, find_targets, masks_of, named_tensors
+from prunus.plans import named_state
+from prunus.schedules.decide import Course, choose, masks_of
 from prunus.schedules.figures import check_quantities, figure
 from prunus.schedules.guard import AccuracyGuard, Snapshot, check_metrics
 from prunus.schedules.kinds import schedule, with_whole_times
@@ -209,7 +211,7 @@ class PruningScheduler:
                     self._prune(course, fraction)
 
     def _prune(self, course: Course, fraction: float) -> None:
-        tensors = named_tensors(self._model)
+        tensors = named_state(self._model)
         pruned = choose(course, fraction, tensors, () if self._graph is None else self._graph.equal)
         before = course.num_pruned
         self.masks.set_(course.name, masks_of(course, pruned, tensors))
@@ -308,7 +310,7 @@ def _courses(
             raise InputError(f"two policies are named {policy.name!r}; choose another name for one of them")
         name = policy.name or _free_name(policy, courses)
         when = with_whole_times(schedule(policy.schedule), steps_per_epoch)
-        courses[name] = Course(name, policy, when, find_targets(policy, model, graph))
+        courses[name] = Course(name, policy, when, find_targets(model, policy.granularity, policy.targets, graph))
     return list(courses.values())
 
 

@@ -9,8 +9,10 @@ from torch import nn
 
 from prunus.allocation import Threshold
 from prunus.errors import NothingToPrune
+from prunus.granularity import find_targets
 from prunus.masks import MaskSet
-from prunus.schedules.decide import Course, choose, find_targets, masks_of, named_tensors
+from prunus.plans import named_state
+from prunus.schedules.decide import Course, choose, masks_of
 from prunus.schedules.kinds import OneShot
 from prunus.schedules.policy import Policy
 from prunus.schedules.time import Time
@@ -38,8 +40,8 @@ class MagnitudeParameterPruner:
         Raises NameNotFound for a pattern that matches nothing, NothingToPrune where no weight is that small.
         """
         policy = self.policy()
-        course = Course("magnitude", policy, OneShot(), find_targets(policy, model, None))
-        tensors = named_tensors(model)
+        course = Course("magnitude", policy, OneShot(), find_targets(model, policy.granularity, policy.targets))
+        tensors = named_state(model)
         chosen = masks_of(course, choose(course, 1.0, tensors), tensors)
         if not chosen:
             raise NothingToPrune(f"no weight is at or below its threshold, {self.thresholds}; raise it")

@@ -14,9 +14,10 @@ from prunus.allocation import ScoredTarget, check_ratio, num_pruned
 from prunus.criteria import Criterion, score_target
 from prunus.criteria import criterion as read_criterion
 from prunus.errors import InputError, TrainingError
-from prunus.granularity import NM, Granularity, Target, TargetSpec, group_targets, weight_targets
+from prunus.granularity import NM, Granularity, Target, TargetSpec, find_targets
 from prunus.granularity import granularity as read_granularity
 from prunus.granularity.targets import GraphLike
+from prunus.plans import named_state
 from prunus.sensitivity.curves import Curves
 from prunus.sensitivity.store import CellStore, Metrics, fingerprint
 
@@ -55,7 +56,7 @@ def perform_sensitivity_analysis(
     """
     kind, judge = read_granularity(granularity), read_criterion(criterion)
     steps = _levels(kind, levels)
-    chosen = _targets(model, kind, targets, graph)
+    chosen = find_targets(model, kind, targets, graph)
     cells = CellStore(store, fingerprint(model, kind.name, judge.name, "coupled" if graph is not None else "single"))
     jobs = [(None, 0.0), *((target, level) for target in chosen for level in steps)]
     for done, (target, level) in enumerate(jobs, start=1):
@@ -76,17 +77,11 @@ def _levels(kind: Granularity, levels: Sequence[float]) -> tuple[float, ...]:
     return checked
 
 
-def _targets(model: nn.Module, kind: Granularity, targets: TargetSpec, graph: GraphLike | None) -> list[Target]:
-    if graph is not None and kind.name in ("filter", "channel"):
-        return group_targets(graph, kind, targets, model=model)
-    return weight_targets(model, kind, targets)
-
-
 def _measure(model: nn.Module, evaluate: Evaluate, target: Target | None, level: float, judge: Criterion) -> Metrics:
     """Evaluate the model with one target pruned, or as it is."""
     with _restored(model, target):
         if target is not None:
-            _prune_(_tensors(model), target, level, judge)
+            _prune_(named_state(model), target, level, judge)
         where = f"at {level:g} of {target.name}" if target else "on the dense model"
         try:
             return _metrics(evaluate(model))
@@ -107,15 +102,10 @@ def _prune_(tensors: Mapping[str, Tensor], target: Target, level: float, judge: 
             tensor.masked_fill_(~part.units.scatter(pruned.to(tensor.device)), 0)
 
 
-def _tensors(model: nn.Module) -> dict[str, Tensor]:
-    buffers = dict(model.named_buffers(remove_duplicate=False))
-    return {**buffers, **dict(model.named_parameters(remove_duplicate=False))}
-
-
 @contextmanager
 def _restored(model: nn.Module, target: Target | None) -> Iterator[None]:
     """Put back what the pruning and the evaluation may change: the target's tensors, all buffers, the modes."""
-    tensors = _tensors(model)
+    tensors = named_state(model)
     touched = {part.param for part in target.parts} if target else set()
     touched |= {name for name, _ in model.named_buffers()}
     saved = {name: tensors[name].detach().clone() for name in touched}
