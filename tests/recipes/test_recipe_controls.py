@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
+from prunus.criteria import Random
 from prunus.errors import RecipeError
 from prunus.recipes import open_recipe, run
 from prunus.report import validate
@@ -26,13 +28,11 @@ def test_the_control_prunes_as_much_and_leaves_the_run_as_it_is(tmp_path: Path) 
     assert set(control["metrics"]["test"]) == {"top1", "top5", "loss"}
     assert facts["pruned"]["metrics"] == alone["pruned"]["metrics"]
     assert [row["stage"] for row in facts["history"]] == [row["stage"] for row in alone["history"]]
-    state = tmp_path / "both" / "out" / "state"
-    chosen, drawn = (load_checkpoint(state / f"{stage}.safetensors")["pruning"] for stage in ("prune", "random-prune"))
-    assert any(
-        (chosen["policies"][policy]["pruned"][name] != units).any()
-        for policy, progress in drawn["policies"].items()
-        for name, units in progress["pruned"].items()
-    )
+    saved = load_checkpoint(tmp_path / "both" / "out" / "state" / "random-prune.safetensors")
+    for group, weight in (("0", "0.weight"), ("3", "3.weight")):  # the lot is drawn from seed and name alone
+        lot = Random(seed=3).score(torch.zeros(8, 1), torch.ones(8, dtype=torch.int64), key=weight)
+        pruned = saved["pruning"]["policies"]["filters"]["pruned"][group]
+        assert pruned.nonzero().flatten().tolist() == sorted(lot.argsort()[:4].tolist())
 
 
 def test_a_threshold_has_no_random_control(tmp_path: Path) -> None:

@@ -1,0 +1,45 @@
+"""The rewritten graph: every number that an operation takes follows the plan."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from axes.proving import assert_same, generic_, outputs, redrawn, removal
+from prunus.axes import trace
+from prunus.plans import GraphModel, Plan
+
+
+class Numbers(nn.Module):
+    """Groups, group norm, chunk, slice, repeat, expand, a factory, and a literal that only a graph can follow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3, padding=1)
+        self.norm = nn.GroupNorm(4, 16)
+        self.depth = nn.Conv2d(16, 16, 3, padding=1, groups=16)
+        self.up = nn.ConvTranspose2d(16, 16, 2, 2, groups=4)
+        self.shift = nn.Parameter(torch.randn(16))
+        self.wide = nn.Conv2d(16, 24, 1)
+        self.head = nn.Linear(12 * 64, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.up(torch.relu(self.depth(torch.relu(self.norm(self.stem(x))))))
+        y = y + self.shift.view(1, 16, 1, 1).expand(1, 16, 8, 8) + torch.zeros(1, 16, 1, 1)
+        left, right = self.wide(y).chunk(2, 1)
+        return self.head((left * torch.sigmoid(right)).reshape(-1, 12 * 64))
+
+
+def test_every_number_follows_and_other_batches_run() -> None:
+    model, x = generic_(Numbers()), torch.randn(2, 3, 4, 4)
+    for ratio in (0.3, 0.5):
+        graph = trace(model, x)
+        plan = Plan.from_pruned(graph, removal(graph, ratio, 0))
+        assert {"stem", "wide"} <= plan.sizes.keys() | {name.split("#")[0] for name in plan.sizes}
+        small = plan.apply(model)
+        assert isinstance(small, GraphModel)
+        assert small.stem.weight.shape[0] < 16
+        assert small.norm.weight.shape[0] < 16
+        new = redrawn((x,), 7)
+        assert_same(outputs(plan.mask(model), new), outputs(small, new))
+        assert small(torch.randn(7, 3, 4, 4)).shape == (7, 5)
