@@ -43,3 +43,29 @@ def test_every_number_follows_and_other_batches_run() -> None:
         new = redrawn((x,), 7)
         assert_same(outputs(plan.mask(model), new), outputs(small, new))
         assert small(torch.randn(7, 3, 4, 4)).shape == (7, 5)
+
+
+class Token(nn.Module):
+    """A class token for every example of the batch, zeros of the batch's size, and a literal."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.token = nn.Linear(6, 8), nn.Parameter(torch.randn(1, 1, 8))
+        self.inner, self.head = nn.Linear(8, 12), nn.Linear(12, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = torch.cat([self.token.expand(x.shape[0], -1, -1), self.embed(x)], 1)
+        hidden = torch.relu(self.inner(tokens)) + torch.zeros(x.shape[0], 1, 1)
+        hidden = hidden.reshape(-1, 1, 12).expand(-1, 2, 12)[:, 1]  # batch and tokens as one dimension, passed on
+        first, second = hidden.split([5, 7], -1)  # literals: only a graph knows their new sizes
+        return self.head(torch.cat([second, first], -1).reshape(-1, 4, 12)[:, 0])
+
+
+def test_a_token_is_expanded_to_the_batch_at_hand() -> None:
+    model, x = generic_(Token()), torch.randn(2, 3, 6)
+    graph = trace(model, x)
+    plan = Plan.from_pruned(graph, removal(graph, 0.5, 0))
+    small = plan.apply(model)
+    assert isinstance(small, GraphModel)
+    new = (torch.randn(5, 3, 6),)
+    assert_same(outputs(plan.mask(model), new), outputs(small, new))

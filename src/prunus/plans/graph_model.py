@@ -14,7 +14,7 @@ from prunus.axes import Graph, Surgery
 from prunus.axes.rules.pointwise import base_name
 from prunus.axes.trace import GETITEM, Ref
 from prunus.errors import InputError
-from prunus.plans.rewrite import input_axes, is_assertion, rewritten
+from prunus.plans.rewrite import SizeOf, input_axes, is_assertion, rewritten
 from prunus.plans.surgery import named_state, thin_
 
 # Operations that ask whether the model trains, and the position of the argument that says so.
@@ -115,6 +115,7 @@ def _resolve(args: Sequence[Any], values: Mapping[int, Any]) -> list[Any]:
     """Put results in the place of references, also within lists, as operators take them."""
     return [
         values[arg.index] if type(arg) is Ref
+        else values[arg.index].shape[arg.dim] if type(arg) is SizeOf
         else _resolve(arg, values) if isinstance(arg, (list, tuple))
         else arg
         for arg in args
@@ -132,7 +133,7 @@ def _last_uses(steps: list[Step], outputs: Any) -> dict[int, list[int]]:
     last: dict[int, int] = {}
     for step in steps:
         for leaf in pytree.tree_leaves((step.args, step.kwargs), is_leaf=lambda x: isinstance(x, Ref)):
-            if isinstance(leaf, Ref):
+            if isinstance(leaf, (Ref, SizeOf)):
                 last[leaf.index] = step.index
     out: dict[int, list[int]] = {}
     for index, step_index in last.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,19 +21,34 @@ SPLITS = ("split", "chunk", "split_with_sizes", "tensor_split", "unsafe_chunk", 
 FACTORIES = {"zeros": 0, "ones": 0, "full": 0, "empty": 0, "new_zeros": 1, "new_ones": 1, "new_full": 1, "new_empty": 1}
 
 
-def input_axes(ctx: Context) -> frozenset[Axis]:
-    """Return the leaves of the inputs' axes: sizes that the next batch may change."""
-    values = [ctx.values[node.index] for node in ctx.trace.nodes if node.kind == "input"]
-    return frozenset(leaf for v in values if isinstance(v, Value) for axis in v.dims for leaf in axis.leaves())
+@dataclass(frozen=True)
+class SizeOf:
+    """A number that is read when the graph runs: the size of dimension `dim` of input `index`."""
+
+    index: int
+    dim: int
 
 
-def rewritten(
-    ctx: Context, node: Node, kept: Kept, varying: frozenset[Axis]
-) -> tuple[Any, tuple[Any, ...], Mapping[str, Any]]:
+Varying = Mapping[Axis, SizeOf]
+"""Axes of the inputs, whose sizes the next batch may change, and where to read them."""
+
+
+def input_axes(ctx: Context) -> Varying:
+    """Return the inputs' axes; where several are one, the first says the size."""
+    found: dict[Axis, SizeOf] = {}
+    for node in ctx.trace.nodes:
+        value = ctx.values[node.index]
+        if node.kind == "input" and isinstance(value, Value):
+            for dim, axis in enumerate(value.dims):
+                found.setdefault(axis.root(), SizeOf(node.index, dim))
+    return found
+
+
+def rewritten(ctx: Context, node: Node, kept: Kept, varying: Varying) -> tuple[Any, tuple[Any, ...], Mapping[str, Any]]:
     """Return the operator, arguments and keyword arguments of `node` after the plan.
 
-    varying: see `input_axes`; a reshape leaves the first dimension that holds one of them to be inferred, so that the
-    result takes other batch sizes than the example's.
+    varying: see `input_axes`; their sizes become `SizeOf`, and a reshape leaves the first dimension that holds one of
+    them to be inferred, so that the result takes other batch sizes than the example's.
     """
     name, value = base_name(node.target), ctx.values[node.index]
     args = list(node.args)
@@ -41,7 +57,7 @@ def rewritten(
     if name in RESHAPES and isinstance(value, Value):
         return aten.reshape.default, (args[0], _open_sizes(value.dims, kept, varying)), {}
     if name in ("expand", "broadcast_to") and isinstance(value, Value):
-        return aten.expand.default, (args[0], _expanded(ctx.value(args[0]), value, kept)), {}
+        return aten.expand.default, (args[0], _expanded(ctx.value(args[0]), value, kept, varying)), {}
     if name in SPLITS and node.index in ctx.pieces:
         sizes = [size_after(piece, kept) for piece in ctx.pieces[node.index]]
         return aten.split_with_sizes.default, (args[0], sizes, node.arg(2, "dim", 0)), {}
@@ -49,29 +65,29 @@ def rewritten(
         start, length = (size_after(piece, kept) for piece in ctx.pieces[node.index][:2])
         return aten.slice.Tensor, (args[0], node.arg(1, "dim", 0), start, start + length), {}
     if name in FACTORIES and isinstance(value, Value):
-        args[FACTORIES[name]] = [size_after(axis, kept) for axis in value.dims]
+        args[FACTORIES[name]] = _sizes(value.dims, kept, varying)
     if name == "repeat" and isinstance(value, Value):
         args[1] = _repeats(ctx.value(args[0]), value, args[1], kept)
     return node.target, tuple(args), node.kwargs
 
 
-def _varies(axis: Axis, varying: frozenset[Axis]) -> bool:
-    return any(leaf in varying for leaf in axis.leaves())
+def _sizes(dims: Sequence[Axis], kept: Kept, varying: Varying) -> list[int | SizeOf]:
+    return [varying.get(axis.root()) or size_after(axis, kept) for axis in dims]
 
 
-def _open_sizes(dims: Sequence[Axis], kept: Kept, varying: frozenset[Axis]) -> list[int]:
-    sizes = [size_after(axis, kept) for axis in dims]
+def _open_sizes(dims: Sequence[Axis], kept: Kept, varying: Varying) -> list[int | SizeOf]:
+    sizes = _sizes(dims, kept, varying)
     for i, axis in enumerate(dims):
-        if _varies(axis, varying):
+        if any(leaf in varying for leaf in axis.leaves()):
             sizes[i] = -1
             break
     return sizes
 
 
-def _expanded(source: Value, value: Value, kept: Kept) -> list[int]:
+def _expanded(source: Value, value: Value, kept: Kept, varying: Varying) -> list[int | SizeOf]:
     """Spell every dimension that is only passed on as -1."""
     lead = len(value.dims) - len(source.dims)
-    sizes = [size_after(axis, kept) for axis in value.dims]
+    sizes = _sizes(value.dims, kept, varying)
     for i, axis in enumerate(source.dims):
         if axis.size == value.dims[lead + i].size:
             sizes[lead + i] = -1
