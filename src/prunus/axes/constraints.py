@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import combinations
 
-from prunus.axes.algebra import Axis, flatten
+from prunus.axes.algebra import Axis, concat, flatten, unify
 from prunus.axes.context import Context
 from prunus.axes.following import Claim
 from prunus.axes.planted import Attribute
@@ -33,9 +33,25 @@ def settle(ctx: Context, claims: Sequence[Claim]) -> list[Pair]:
             if whole is not None:
                 for axis in (a, b):
                     axis.freeze(f"{path} is its size and that of an axis which keeps all positions")
-            elif a.root().kind == b.root().kind == "leaf":
-                pairs[a.root(), b.root()] = None
+            else:
+                pairs.update(dict.fromkeys(_halved(a.root(), b.root())))
     return [(a, b) for a, b in pairs if a is not b]
+
+
+def _halved(a: Axis, b: Axis) -> list[Pair]:
+    """Pair two leaves; a leaf against a sum is cut where the sum is, as the halves of rotary positions are."""
+    if b.kind == "leaf":
+        a, b = b, a
+    if a.kind != "leaf" or b.kind == "product":
+        return []
+    terms = flatten(b, "sum")
+    if len(terms) == 1:
+        return [(a, b)]
+    if any(term.kind != "leaf" for term in terms):
+        return []
+    pieces = [Axis(term.size) for term in terms]
+    unify(a, concat(pieces))
+    return list(zip(pieces, terms, strict=True))
 
 
 def _equated(a: Axis, b: Axis, why: str) -> list[Pair]:

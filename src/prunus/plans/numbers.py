@@ -18,7 +18,7 @@ def new_numbers(model: nn.Module, surgery: Surgery) -> dict[str, Any]:
     for owner in _owners(surgery.edits):
         module = model.get_submodule(owner)
         own = {attribute: shapes[f"{owner}.{attribute}".lstrip(".")] for attribute in _tensor_attributes(module)}
-        split = out.get(f"{owner}.groups".lstrip("."), getattr(module, "groups", 1))
+        split = int(out.get(f"{owner}.groups".lstrip("."), getattr(module, "groups", 1)))
         for attribute, value in _described(module, own, split).items():
             out[f"{owner}.{attribute}".lstrip(".")] = value
     return out

@@ -31,7 +31,7 @@ def thin_(model: nn.Module, surgery: Surgery, optimizer: torch.optim.Optimizer |
             continue
         place = (tensor.data_ptr() or name, tensor.shape, tensor.stride())
         if place not in by_storage:  # parameters that share memory go on sharing it
-            by_storage[place] = cut(tensor.detach(), edit)
+            by_storage[place] = _rescaled(cut(tensor.detach(), edit), surgery.scales.get(name))
         smaller[tensor] = by_storage[place]
         if tensor.grad is not None:
             gradients[tensor] = cut(tensor.grad, edit)
@@ -48,6 +48,11 @@ def thin_(model: nn.Module, surgery: Surgery, optimizer: torch.optim.Optimizer |
     for module in model.modules():
         if type(module) is nn.MultiheadAttention:
             ThinnedMultiheadAttention.adopt_(module)
+
+
+def _rescaled(tensor: Tensor, scale: tuple[float, float] | None) -> Tensor:
+    """Let a norm's weight make up for units that its mean no longer counts."""
+    return tensor if scale is None else (tensor + scale[1]) * scale[0] - scale[1]
 
 
 def _cut_optimizer(
