@@ -153,7 +153,7 @@ OTHERS: dict[str, Builder] = {
         "visual_bert": ("VisualBertModel", {"visual_embedding_dim": 32}),
     }),
     **cases(lambda: text_inputs(64), {
-        "canine": ("CanineForSequenceClassification", {"local_transformer_stride": 16, "num_hash_buckets": 32, "max_position_embeddings": 128}),
+        "canine": ("CanineForSequenceClassification", {"local_transformer_stride": 16, "num_hash_buckets": 64, "max_position_embeddings": 128}),
         "reformer": ("ReformerForSequenceClassification", {
             "attention_head_size": 16, "axial_pos_shape": [8, 8], "axial_pos_embds_dim": [32, 32], "num_buckets": 4,
             "attn_layers": ["local", "lsh"], "feed_forward_size": 128, "lsh_attn_chunk_length": 16,
@@ -169,7 +169,7 @@ OTHERS: dict[str, Builder] = {
     **cases(spectrum("input_values", 64, 32), {
         "audio_spectrogram_transformer": ("ASTForAudioClassification", {"num_mel_bins": 32, "max_length": 64}),
     }),
-    **cases(spectrum("input_values", 1, 4000), {"encodec": ("EncodecModel", {}), "mimi": ("MimiModel", {"upsample_groups": 64, "vector_quantization_hidden_dimension": 32, "codebook_dim": 32}), "dac": ("DacModel", {"encoder_hidden_size": 8, "decoder_hidden_size": 64})}),
+    **cases(spectrum("input_values", 1, 4000), {"encodec": ("EncodecModel", {}), "mimi": ("MimiModel", {"upsample_groups": 64, "vector_quantization_hidden_dimension": 32, "codebook_dim": 32, "num_key_value_heads": 4}), "dac": ("DacModel", {"encoder_hidden_size": 8, "decoder_hidden_size": 64})}),
     **cases(spectrum("input_features", 64, 160), {"wav2vec2_bert": ("Wav2Vec2BertForCTC", NO_MASKING)}),
     **cases(speech_pair(80, 64, frames_first=False), {"whisper": ("WhisperForConditionalGeneration", {"max_source_positions": 32})}),
     **cases(speech_pair(80, 64, frames_first=True), {"speech_to_text": ("Speech2TextForConditionalGeneration", {"conv_channels": 32})}),
