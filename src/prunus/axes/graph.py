@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from prunus.axes.algebra import Axis
+from prunus.axes.constraints import settle
 from prunus.axes.context import Context
+from prunus.axes.following import Claim, claims, solve
 from prunus.axes.groups import (
     Frozen,
     Group,
@@ -21,7 +23,6 @@ from prunus.axes.groups import (
     find_frozen,
     find_groups,
     first_reason,
-    split_compound_equals,
 )
 from prunus.axes.positions import kept_positions, size_after
 from prunus.axes.propagate import propagate
@@ -66,6 +67,10 @@ class Graph:
     @cached_property
     def _by_name(self) -> dict[str, Group]:
         return {group.name: group for group in self.groups}
+
+    @cached_property
+    def _claims(self) -> list[Claim]:
+        return claims(self.context, self.model)
 
     @cached_property
     def _full(self) -> Size:
@@ -116,12 +121,7 @@ class Graph:
             for dim, axis in enumerate(value.dims):
                 if size_after(axis, by_axis) != axis.root().size:
                     edits.setdefault(name, {})[dim] = kept_positions(axis, by_axis)
-        attributes = {
-            f"{module}.{attribute}" if module else attribute: (axis.root().size, size_after(axis, by_axis))
-            for (module, attribute), axis in self.context.attributes.items()
-            if size_after(axis, by_axis) != axis.root().size
-        }
-        return Surgery(edits, attributes, by_axis)
+        return Surgery(edits, solve(self._claims, by_axis), by_axis)
 
     def __str__(self) -> str:
         size = self.size()
@@ -164,11 +164,10 @@ def trace(model: nn.Module, args: Any, kwargs: Mapping[str, Any] | None = None) 
         ctx = propagate(evaluated, capture(model, args, kwargs, training=True))
     except CaptureError:  # a batch of one under batch norm, say: what is evaluated is still known
         ctx = propagate(evaluated)
-    for leaf in split_compound_equals(ctx):
-        leaf.freeze("one number cuts it into pieces that are not single axes")
+    pairs = settle(ctx, claims(ctx, model))
     groups = find_groups(ctx)
     unknown = {op: tuple(places) for op, places in ctx.unknown.items()}
-    return Graph(groups, find_frozen(ctx), unknown, equal_sets(ctx, groups), ctx.trace, ctx, model)
+    return Graph(groups, find_frozen(ctx), unknown, equal_sets(pairs, groups), ctx.trace, ctx, model)
 
 
 __all__ = ["Graph", "Size", "Surgery", "trace"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -129,23 +129,13 @@ def first_reason(axis: Axis) -> str:
     return next((leaf.reason for leaf in axis.leaves() if leaf.reason is not None), "nothing freezes it")
 
 
-def equal_sets(ctx: Context, groups: tuple[Group, ...]) -> tuple[tuple[str, ...], ...]:
-    """Return the names of groups that must lose equally many units, because one number cuts their positions."""
+def equal_sets(pairs: Sequence[tuple[Axis, Axis]], groups: tuple[Group, ...]) -> tuple[tuple[str, ...], ...]:
+    """Return the names of groups that must keep equally many units: the pairs' transitive closure."""
     by_leaf = {group.leaf: group.name for group in groups}
-    sets = []
-    for axes in ctx.equal:
-        leaves = [list(dict.fromkeys(axis.leaves())) for axis in axes]
-        if all(len(found) == 1 and found[0] in by_leaf for found in leaves):
-            names = tuple(dict.fromkeys(by_leaf[found[0]] for found in leaves))
-            if len(names) > 1:
-                sets.append(names)
-    return tuple(dict.fromkeys(sets))
-
-
-def split_compound_equals(ctx: Context) -> Iterator[Axis]:
-    """Yield the leaves of chunk pieces that are terms, whose equality no single count can express."""
-    for axes in ctx.equal:
-        leaves = [list(dict.fromkeys(axis.leaves())) for axis in axes]
-        if any(len(found) != 1 for found in leaves) and len({tuple(f) for f in leaves}) > 1:
-            for found in leaves:
-                yield from found
+    sets: dict[str, set[str]] = {}
+    for a, b in pairs:
+        if a in by_leaf and b in by_leaf:
+            merged = {by_leaf[a], by_leaf[b]} | sets.get(by_leaf[a], set()) | sets.get(by_leaf[b], set())
+            sets.update(dict.fromkeys(merged, merged))
+    ordered = [tuple(g.name for g in groups if g.name in sets[name]) for name in by_leaf.values() if name in sets]
+    return tuple(dict.fromkeys(ordered))

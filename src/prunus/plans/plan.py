@@ -16,7 +16,8 @@ from prunus.errors import CaptureError, InputError, NameNotFound, NothingToPrune
 from prunus.plans.graph_model import thinned_graph
 from prunus.plans.proof import Proof, apply_masks_, float64_code, float64_inputs, mask_, prove
 from prunus.plans.record import Form, Record, attach, describe_inputs, record_of
-from prunus.plans.surgery import check_same_model, cut, thin_
+from prunus.plans.surgery import check_same_model, thin_
+from prunus.plans.tensors import cut
 
 
 @dataclass(frozen=True)

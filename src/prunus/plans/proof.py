@@ -18,7 +18,7 @@ from prunus.axes import Graph, Surgery
 from prunus.axes.context import Value
 from prunus.axes.positions import kept_positions
 from prunus.errors import ProofError
-from prunus.plans.surgery import keep_mask, named_state
+from prunus.plans.tensors import keep_mask, named_state
 
 TOLERANCE = 1e-10
 

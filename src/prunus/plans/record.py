@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 
 from prunus.axes import Graph, Surgery
 from prunus.plans.proof import Proof
-from prunus.plans.surgery import cut
+from prunus.plans.tensors import cut
 
 _ATTRIBUTE = "_prunus_record"
 Form = Literal["class", "graph"]

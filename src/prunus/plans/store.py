@@ -21,7 +21,8 @@ from prunus.errors import FileError, InputError
 from prunus.plans.graph_model import thinned_graph
 from prunus.plans.proof import Proof
 from prunus.plans.record import Record, as_arrays, attach, example_inputs, record_of
-from prunus.plans.surgery import check_same_model, named_state, thin_
+from prunus.plans.surgery import check_same_model, thin_
+from prunus.plans.tensors import named_state
 
 FORMAT = 1
 _HEADER = "prunus"
