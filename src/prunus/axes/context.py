@@ -44,6 +44,7 @@ class Context:
     pieces: node index -> the consecutive pieces into which the node cuts a dimension.
     roles: (state name, dim) -> what the dimension is to the operation that uses it.
     equal: axes that must keep equally many positions.
+    one_size: axes that one number sizes in every form of the model: where one of them is frozen, all are.
     unknown: operations without a rule -> where they occur.
     """
 
@@ -56,6 +57,7 @@ class Context:
     pieces: dict[int, list[Axis]] = field(default_factory=dict)
     roles: dict[tuple[str, int], Role] = field(default_factory=dict)
     equal: list[tuple[Axis, ...]] = field(default_factory=list)
+    one_size: list[tuple[Axis, ...]] = field(default_factory=list)
     unknown: dict[str, list[str]] = field(default_factory=dict)
 
     def value(self, ref: Ref | None) -> Value:

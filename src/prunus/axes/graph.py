@@ -21,6 +21,7 @@ from prunus.axes.groups import (
     find_frozen,
     find_groups,
     first_reason,
+    freeze_one_sizes,
     split_compound_equals,
 )
 from prunus.axes.positions import kept_positions, size_after
@@ -166,6 +167,7 @@ def trace(model: nn.Module, args: Any, kwargs: Mapping[str, Any] | None = None) 
         ctx = propagate(evaluated)
     for leaf in split_compound_equals(ctx):
         leaf.freeze("one number cuts it into pieces that are not single axes")
+    freeze_one_sizes(ctx)
     groups = find_groups(ctx)
     unknown = {op: tuple(places) for op, places in ctx.unknown.items()}
     return Graph(groups, find_frozen(ctx), unknown, equal_sets(ctx, groups), ctx.trace, ctx, model)

@@ -125,8 +125,9 @@ def find_frozen(ctx: Context) -> tuple[Frozen, ...]:
 
 
 def first_reason(axis: Axis) -> str:
-    """Return why the first frozen leaf of an axis is frozen."""
-    return next((leaf.reason for leaf in axis.leaves() if leaf.reason is not None), "nothing freezes it")
+    """Return why the largest frozen leaf of an axis is frozen: the width of a gate says more than the four gates."""
+    frozen = [leaf for leaf in axis.leaves() if leaf.reason is not None]
+    return max(frozen, key=lambda leaf: leaf.size).reason or "" if frozen else "nothing freezes it"
 
 
 def equal_sets(ctx: Context, groups: tuple[Group, ...]) -> tuple[tuple[str, ...], ...]:
@@ -149,3 +150,16 @@ def split_compound_equals(ctx: Context) -> Iterator[Axis]:
         if any(len(found) != 1 for found in leaves) and len({tuple(f) for f in leaves}) > 1:
             for found in leaves:
                 yield from found
+
+
+def freeze_one_sizes(ctx: Context) -> None:
+    """Freeze what shares one number with an axis that is frozen, until nothing changes."""
+    changed = True
+    while changed:
+        changed = False
+        for axes in ctx.one_size:
+            stiff = [axis for axis in axes if axis.is_frozen()]
+            if 0 < len(stiff) < len(axes):
+                for axis in axes:
+                    axis.freeze(f"one number sizes it and an axis that is frozen: {first_reason(stiff[0])}")
+                changed = True
