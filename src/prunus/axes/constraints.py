@@ -17,45 +17,30 @@ def settle(ctx: Context, claims: Sequence[Claim]) -> list[Pair]:
     """Return the pairs of leaves that must keep equally many positions; freeze where no such pair can say it.
 
     Pieces of one `chunk`, and sizes that one attribute of a module holds, are equal. Factors that two sizes share
-    cancel: H*a == H*b asks for a == b. What is left and is no single leaf cannot be pruned without breaking the tie.
+    cancel: H*a == H*b asks for a == b. What is left and is no single leaf cannot be pruned without breaking the tie,
+    and what is tied to an axis that keeps all its positions keeps them too.
     """
-    pairs: dict[Pair, None] = {}
-    for axes in ctx.equal:
-        for a, b in combinations(axes, 2):
-            pairs.update(dict.fromkeys(_equated(a, b, "one number cuts it into pieces that are not single axes")))
     held: dict[str, dict[Axis, None]] = {}
     for source, axis in claims:
         if isinstance(source, Attribute) and source.in_module:
             held.setdefault(source.path, {})[axis.root()] = None
-    for path, axes_held in held.items():
-        whole = next((a for a in axes_held if a.is_frozen()), None)
-        for a, b in combinations(axes_held, 2):
-            if whole is not None:
-                for axis in (a, b):
-                    axis.freeze(f"{path} is its size and that of an axis which keeps all positions")
-            else:
-                pairs.update(dict.fromkeys(_halved(a.root(), b.root())))
+    ties = [("the size of its piece", axes) for axes in ctx.equal]
+    ties += [(path, tuple(axes)) for path, axes in held.items() if len(axes) > 1]
+    pairs: dict[Pair, None] = {}
+    for name, axes in ties:
+        for a, b in combinations(axes, 2):
+            pairs.update(dict.fromkeys(_equated(a.root(), b.root(), f"{name} is that of other axes as well")))
+    before = -1
+    while before != (before := sum(axis.is_frozen() for _, axes in ties for axis in axes)):
+        for name, axes in ties:
+            if any(axis.is_frozen() for axis in axes):
+                for axis in axes:
+                    axis.freeze(f"{name} is that of an axis as well which keeps all its positions")
     return [(a, b) for a, b in pairs if a is not b]
 
 
-def _halved(a: Axis, b: Axis) -> list[Pair]:
-    """Pair two leaves; a leaf against a sum is cut where the sum is, as the halves of rotary positions are."""
-    if b.kind == "leaf":
-        a, b = b, a
-    if a.kind != "leaf" or b.kind == "product":
-        return []
-    terms = flatten(b, "sum")
-    if len(terms) == 1:
-        return [(a, b)]
-    if any(term.kind != "leaf" for term in terms):
-        return []
-    pieces = [Axis(term.size) for term in terms]
-    unify(a, concat(pieces))
-    return list(zip(pieces, terms, strict=True))
-
-
 def _equated(a: Axis, b: Axis, why: str) -> list[Pair]:
-    """State |a| == |b|: nothing where they are one, a pair of leaves where that says it, else frozen."""
+    """State |a| == |b|: nothing where they are one, pairs of leaves where those say it, else frozen."""
     left, right = flatten(a, "product"), flatten(b, "product")
     for factor in list(left):
         if factor in right:
@@ -63,8 +48,24 @@ def _equated(a: Axis, b: Axis, why: str) -> list[Pair]:
             right.remove(factor)
     if not left and not right:
         return []
-    if len(left) == len(right) == 1 and left[0].kind == right[0].kind == "leaf":
-        return [(left[0], right[0])]
+    if len(left) == len(right) == 1 and left[0].size == right[0].size:
+        pairs = _matched(left[0], right[0])
+        if pairs:
+            return pairs
     for factor in (*left, *right):
         factor.freeze(why)
     return []
+
+
+def _matched(a: Axis, b: Axis) -> list[Pair]:
+    """Pair two leaves; a leaf against a sum is cut where the sum is, as the halves of rotary positions are."""
+    if b.kind == "leaf":
+        a, b = b, a
+    terms = flatten(b, "sum")
+    if a.kind != "leaf" or any(term.kind != "leaf" for term in terms):
+        return []
+    if len(terms) == 1:
+        return [(a, b)]
+    pieces = [Axis(term.size) for term in terms]
+    unify(a, concat(pieces))
+    return list(zip(pieces, terms, strict=True))

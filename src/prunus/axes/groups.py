@@ -163,8 +163,9 @@ def find_frozen(ctx: Context) -> tuple[Frozen, ...]:
 
 
 def first_reason(axis: Axis) -> str:
-    """Return why the first frozen leaf of an axis is frozen."""
-    return next((leaf.reason for leaf in axis.leaves() if leaf.reason is not None), "nothing freezes it")
+    """Return why the largest frozen leaf of an axis is frozen: the width of a gate says more than the four gates."""
+    frozen = [leaf for leaf in axis.leaves() if leaf.reason is not None]
+    return max(frozen, key=lambda leaf: leaf.size).reason or "" if frozen else "nothing freezes it"
 
 
 def equal_sets(pairs: Sequence[tuple[Axis, Axis]], groups: tuple[Group, ...]) -> tuple[tuple[str, ...], ...]:
