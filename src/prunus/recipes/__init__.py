@@ -7,6 +7,7 @@ from prunus.recipes.opening import Opened, open_recipe, read_facts
 from prunus.recipes.packaged import quickstart
 from prunus.recipes.preview import preview
 from prunus.recipes.schema import Recipe, json_schema
+from prunus.recipes.verification import verify_file
 
 __all__ = [
     "Opened",
@@ -20,4 +21,5 @@ __all__ = [
     "quickstart",
     "read_facts",
     "run",
+    "verify_file",
 ]

@@ -26,14 +26,24 @@ def inspect_model(name: str, shapes: Sequence[str]) -> list[RenderableType]:
     name: `module:function` or `file.py:function`. shapes: one per input, such as `1,3,32,32` or `1,16:int64`.
     Raises InputError for a wrong name or shape, CaptureError where the model cannot be traced.
     """
+    model, args = build(name), examples(shapes)
+    graph = trace(model.eval(), args)
+    return [_groups(graph), _frozen(graph), _costs(measure(model, args)), summary(model)]
+
+
+def build(name: str) -> nn.Module:
+    """The model that `module:function` or `file.py:function` returns, files looked for in the current folder."""
     model = call(resolve(name, [Path.cwd()]), name, {})
     if not isinstance(model, nn.Module):
         raise InputError(f"{name} returned a {type(model).__name__}; want a torch.nn.Module")
+    return model
+
+
+def examples(shapes: Sequence[str]) -> tuple[Tensor, ...]:
+    """One tensor per shape; raises InputError where there is none."""
     if not shapes:
         raise InputError("no input shape; give one, such as --input 1,3,32,32")
-    args = tuple(example(shape) for shape in shapes)
-    graph = trace(model.eval(), args)
-    return [_groups(graph), _frozen(graph), _costs(measure(model, args)), summary(model)]
+    return tuple(example(shape) for shape in shapes)
 
 
 def example(shape: str) -> Tensor:
