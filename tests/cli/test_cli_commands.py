@@ -134,6 +134,16 @@ def test_inspect_takes_indices():
     assert done.exit_code == 0, done.output
 
 
+def test_inspect_draws_a_picture(tmp_path):
+    arguments = ["inspect", "prunus.zoo:lenet5", "--input", "1,1,28,28", "--picture"]
+    done = invoke(*arguments, tmp_path / "lenet.svg")
+    assert done.exit_code == 0, done.output
+    assert "lenet.svg" in done.output.splitlines()[-1]
+    assert (tmp_path / "lenet.svg").read_text(encoding="utf-8").startswith("<svg")
+    (tmp_path / "file").write_text("")
+    assert "cannot write" in invoke(*arguments, tmp_path / "file" / "lenet.svg").output
+
+
 def test_debug_shows_where_an_error_came_from(monkeypatch, tmp_path):
     monkeypatch.setenv("PRUNUS_DEBUG", "1")
     assert isinstance(invoke("report", tmp_path).exception, ValueError)
