@@ -8,6 +8,7 @@ from itertools import combinations
 from prunus.axes.algebra import Axis, concat, flatten, unify
 from prunus.axes.context import Context
 from prunus.axes.following import Claim
+from prunus.axes.groups import first_reason
 from prunus.axes.planted import Attribute
 
 Pair = tuple[Axis, Axis]
@@ -24,18 +25,20 @@ def settle(ctx: Context, claims: Sequence[Claim]) -> list[Pair]:
     for source, axis in claims:
         if isinstance(source, Attribute) and source.in_module:
             held.setdefault(source.path, {})[axis.root()] = None
-    ties = [("the size of its piece", axes) for axes in ctx.equal]
+    ties = [("one number", axes) for axes in ctx.equal]
     ties += [(path, tuple(axes)) for path, axes in held.items() if len(axes) > 1]
     pairs: dict[Pair, None] = {}
     for name, axes in ties:
         for a, b in combinations(axes, 2):
-            pairs.update(dict.fromkeys(_equated(a.root(), b.root(), f"{name} is that of other axes as well")))
+            pairs.update(dict.fromkeys(_equated(a.root(), b.root(), f"{name} sizes it and other axes, of another make-up")))
     before = -1
     while before != (before := sum(axis.is_frozen() for _, axes in ties for axis in axes)):
         for name, axes in ties:
-            if any(axis.is_frozen() for axis in axes):
+            stiff = next((axis for axis in axes if axis.is_frozen()), None)
+            if stiff is not None:
+                why = f"{name} sizes it and an axis that is frozen: {first_reason(stiff)}"
                 for axis in axes:
-                    axis.freeze(f"{name} is that of an axis as well which keeps all its positions")
+                    axis.freeze(why)
     return [(a, b) for a, b in pairs if a is not b]
 
 

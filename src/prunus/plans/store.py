@@ -65,13 +65,7 @@ def load(path: str | os.PathLike[str], factory: Callable[[], nn.Module] | nn.Mod
     Returns the model in eval mode; no code in the file is run, and nothing is traced unless the result was a graph.
     Raises FileError, naming the tensor, where the file is damaged or the factory builds another model.
     """
-    header, tensors = _read(Path(path))
-    try:
-        record = _plan_from_json(header["plan"], tensors) if header["plan"] is not None else None
-        weights = {name: t for name, t in tensors.items() if not name.startswith(_MASK)}
-        weights.update({name: weights[first] for name, first in header["ties"].items()})
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-        raise FileError(f"{path} is damaged: its header does not hold together at {error}; save it again") from error
+    record, weights, name = read(path)
     model = factory if isinstance(factory, nn.Module) else factory()
     if not isinstance(model, nn.Module):
         raise InputError(f"the factory returned {type(model).__name__}, not a torch.nn.Module")
@@ -85,8 +79,23 @@ def load(path: str | os.PathLike[str], factory: Callable[[], nn.Module] | nn.Mod
         model.load_state_dict(named, strict=True)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:400]
-        raise FileError(f"{path} holds {header['class']}, which does not fit {_class_name(model)}: {reason}") from error
+        raise FileError(f"{path} holds {name}, which does not fit {_class_name(model)}: {reason}") from error
     return model.eval()
+
+
+def read(path: str | os.PathLike[str]) -> tuple[Record | None, dict[str, Tensor], str]:
+    """Return what a file holds without building a model: the record, the weights under all their names, the class.
+
+    The record is None where the model was never thinned. Raises FileError where the file is damaged.
+    """
+    header, tensors = _read(Path(path))
+    try:
+        record = _plan_from_json(header["plan"], tensors) if header["plan"] is not None else None
+        weights = {name: t for name, t in tensors.items() if not name.startswith(_MASK)}
+        weights.update({name: weights[first] for name, first in header["ties"].items()})
+        return record, weights, str(header["class"])
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        raise FileError(f"{path} is damaged: its header does not hold together at {error}; save it again") from error
 
 
 def _cut_like_file(model: nn.Module, record: Record, path: Any) -> nn.Module:
