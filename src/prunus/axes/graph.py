@@ -26,6 +26,7 @@ from prunus.axes.groups import (
 from prunus.axes.positions import kept_positions, size_after
 from prunus.axes.propagate import propagate
 from prunus.axes.trace import Trace, capture
+from prunus.axes.unwrap import unwrapped
 from prunus.errors import CaptureError, InputError, NameNotFound
 
 
@@ -155,10 +156,12 @@ class Surgery:
 def trace(model: nn.Module, args: Any, kwargs: Mapping[str, Any] | None = None) -> Graph:
     """Capture a model on example inputs and find out what hangs together.
 
-    model: any module that `torch.export` captures; it is left as it was.
+    model: any module that `torch.export` captures; it is left as it was. `torch.compile`, `nn.DataParallel` and
+        `DistributedDataParallel` are looked into: names are those of the plain module inside.
     args: a tensor, or a tuple of positional arguments. kwargs: keyword arguments of forward.
     Raises CaptureError, with the cause in one sentence, where the model cannot be run or captured.
     """
+    model = unwrapped(model)
     evaluated = capture(model, args, kwargs)
     try:
         ctx = propagate(evaluated, capture(model, args, kwargs, training=True))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,8 +11,19 @@ from torch import Tensor, nn
 
 from prunus.axes import Surgery
 from prunus.errors import InputError
+from prunus.plans.changes import Changes, gradient_of
 
 Cut = Mapping[int, NDArray[Any]]
+
+# What tells the shape of a module's weight: itself, the tensor that torch computes it from, or a norm's statistics.
+_WEIGHTS = (
+    "weight",
+    "parametrizations.weight.original",
+    "parametrizations.weight.original1",
+    "weight_orig",  # before weight_v, which spectral_norm has as well
+    "weight_v",
+    "running_mean",
+)
 
 
 def cut(tensor: Tensor, edit: Cut) -> Tensor:
@@ -20,6 +31,8 @@ def cut(tensor: Tensor, edit: Cut) -> Tensor:
     smaller = tensor
     for dim, positions in edit.items():
         smaller = smaller.index_select(dim, torch.from_numpy(positions).to(tensor.device))
+    if tensor.layout is not torch.strided:  # the sparse gradient of an embedding
+        return smaller
     strides = _strides_like(tensor, smaller.shape)
     out = torch.empty_strided(smaller.shape, strides, dtype=tensor.dtype, device=tensor.device)
     return out.copy_(smaller)
@@ -58,35 +71,41 @@ def named_state(model: nn.Module) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def thin_(model: nn.Module, surgery: Surgery, optimizer: torch.optim.Optimizer | None = None) -> None:
+def thin_(
+    model: nn.Module,
+    surgery: Surgery,
+    optimizer: torch.optim.Optimizer | None = None,
+    *,
+    masks: Mapping[str, Tensor] | None = None,
+    also: Sequence[nn.Module] = (),
+) -> None:
     """Cut a model's tensors in place, with gradients and optimizer state, and set the numbers that modules hold.
 
-    Everything that can fail is computed first, so an error leaves the model as it was.
+    masks: parameter -> boolean in the shape after the cut; False is zeroed. also: models of the same tensors that are
+    cut alike. Everything is computed before anything is set, and an error leaves all of them as they were.
     """
+    changes = [_changes(each, surgery, masks or {}) for each in (model, *also)]
     state = named_state(model)
-    smaller: dict[Tensor, Tensor] = {}
-    gradients: dict[Tensor, Tensor] = {}
-    by_storage: dict[tuple[object, ...], Tensor] = {}
-    for name, edit in surgery.edits.items():
-        tensor = state[name]
-        if tensor in smaller:
+    slots = _cut_optimizer(optimizer, {state[name]: edit for name, edit in surgery.edits.items()})
+    Changes.joined([*changes, Changes(slots=slots)]).make_()
+
+
+def _changes(model: nn.Module, surgery: Surgery, masks: Mapping[str, Tensor]) -> Changes:
+    state = named_state(model)
+    places = {name: (tensor.data_ptr() or name, tensor.shape, tensor.stride()) for name, tensor in state.items()}
+    masked = {places[name]: mask for name, mask in masks.items()}
+    smaller: dict[tuple[object, ...], Tensor] = {}
+    found: dict[Tensor, tuple[Tensor, Tensor | None]] = {}
+    for name, tensor in state.items():
+        edit, mask = surgery.edits.get(name), masked.get(places[name])
+        if tensor in found or (edit is None and mask is None):
             continue
-        place = (tensor.data_ptr() or name, tensor.shape, tensor.stride())
-        if place not in by_storage:  # parameters that share memory go on sharing it
-            by_storage[place] = cut(tensor.detach(), edit)
-        smaller[tensor] = by_storage[place]
-        if tensor.grad is not None:
-            gradients[tensor] = cut(tensor.grad, edit)
-    moments = _cut_optimizer(optimizer, {state[name]: edit for name, edit in surgery.edits.items()})
-    numbers = _numbers(model, surgery)
-    for tensor, small in smaller.items():
-        tensor.grad = None
-        tensor.data = small
-        tensor.grad = gradients.get(tensor)
-    for slot, key, small in moments:
-        slot[key] = small
-    for module, attribute, value in numbers:
-        setattr(module, attribute, value)
+        if places[name] not in smaller:  # parameters that share memory go on sharing it
+            small = cut(tensor.detach(), edit or {})
+            smaller[places[name]] = small if mask is None else small.masked_fill_(~mask.to(small.device), 0)
+        gradient = gradient_of(tensor)
+        found[tensor] = smaller[places[name]], None if gradient is None else cut(gradient, edit or {})
+    return Changes(found, numbers=_numbers(model, surgery))
 
 
 def _cut_optimizer(
@@ -94,10 +113,14 @@ def _cut_optimizer(
 ) -> list[tuple[dict[str, Any], str, Tensor]]:
     """Cut state tensors that extend along a parameter's dimensions: full moments, and factored ones of size 1.
 
-    Raises InputError for state in any other shape, such as the flat history of LBFGS.
+    Raises InputError for state in any other shape, such as LBFGS's flat history, and for another model's optimizer.
     """
     if optimizer is None:
         return []
+    if edits and not any(p in edits for group in optimizer.param_groups for p in group["params"]):
+        raise InputError(
+            f"the {type(optimizer).__name__} given holds none of the parameters that are cut; pass this model's own"
+        )
     found = []
     for parameter, edit in edits.items():
         for key, value in optimizer.state.get(parameter, {}).items():
@@ -129,20 +152,19 @@ def _numbers(model: nn.Module, surgery: Surgery) -> list[tuple[nn.Module, str, A
             out.append((module, attribute, after))
             groups[path] = after
     shapes = {name: _shape_after(tensor, surgery.edits.get(name)) for name, tensor in named_state(model).items()}
-    for owner in _owners(surgery.edits):
+    for owner in dict.fromkeys(map(_owner, surgery.edits)):
+        prefix = f"{owner}." if owner else ""
+        own = {name: shapes[prefix + name] for name in _WEIGHTS if prefix + name in shapes}
         module = model.get_submodule(owner)
-        own = {attribute: shapes[f"{owner}.{attribute}".lstrip(".")] for attribute in _tensor_attributes(module)}
-        split = groups.get(f"{owner}.groups".lstrip("."), getattr(module, "groups", 1))
+        split = groups.get(f"{prefix}groups", getattr(module, "groups", 1))
         out.extend((module, attribute, value) for attribute, value in _described(module, own, split).items())
     return out
 
 
-def _owners(names: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(name.rpartition(".")[0] for name in names))
-
-
-def _tensor_attributes(module: nn.Module) -> list[str]:
-    return [name for name, tensor in (*module._parameters.items(), *module._buffers.items()) if tensor is not None]
+def _owner(name: str) -> str:
+    """Return the path of the module that a tensor describes; a parametrization describes the one it belongs to."""
+    outside, _, inside = name.partition("parametrizations.")
+    return outside.rstrip(".") if inside else name.rpartition(".")[0]
 
 
 def _shape_after(tensor: Tensor, edit: Cut | None) -> tuple[int, ...]:
@@ -151,7 +173,9 @@ def _shape_after(tensor: Tensor, edit: Cut | None) -> tuple[int, ...]:
 
 def _described(module: nn.Module, shapes: Mapping[str, tuple[int, ...]], groups: int) -> dict[str, Any]:
     """Return torch's own numbers about a module as they follow from the shapes of its tensors."""
-    weight = shapes.get("weight", ())
+    weight = next((shapes[name] for name in _WEIGHTS if name in shapes), ())
+    if not weight:
+        return {}
     if isinstance(module, nn.modules.conv._ConvNd):
         if module.transposed:
             return {"in_channels": weight[0], "out_channels": weight[1] * groups}
@@ -161,8 +185,7 @@ def _described(module: nn.Module, shapes: Mapping[str, tuple[int, ...]], groups:
     if isinstance(module, nn.Embedding):
         return {"num_embeddings": weight[0], "embedding_dim": weight[1]}
     if isinstance(module, nn.modules.batchnorm._NormBase):
-        sizes = [shapes[name][0] for name in ("weight", "running_mean") if name in shapes]
-        return {"num_features": sizes[0]} if sizes else {}
+        return {"num_features": weight[0]}
     if isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
         return {"normalized_shape": tuple(weight)}
     if isinstance(module, nn.GroupNorm):
