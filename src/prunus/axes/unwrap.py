@@ -89,7 +89,13 @@ def _check_pruning_hooks(path: str, module: nn.Module) -> None:
 
 
 def copied(model: nn.Module) -> nn.Module:
-    """Return a deep copy, also of a model that holds results of its last forward: they are copied without history."""
+    """Return a deep copy, also of a model that holds results of its last forward: they are copied without history.
+
+    What users hang on parameters (`weight.no_decay = True`) goes along, which torch's own copy leaves behind.
+    """
     held = pytree.tree_leaves([vars(module) for module in model.modules()])
     memo = {id(x): x.detach().clone() for x in held if isinstance(x, Tensor) and not x.is_leaf}
-    return copy.deepcopy(model, memo)
+    copy_of_model = copy.deepcopy(model, memo)
+    for own, other in zip(model.parameters(), copy_of_model.parameters(), strict=True):
+        vars(other).update(copy.deepcopy(vars(own), memo))
+    return copy_of_model
