@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from prunus.axes import Graph, Surgery
+from prunus.axes import Graph, Surgery, copied
 from prunus.axes.context import Value
 from prunus.axes.positions import kept_positions
 from prunus.errors import ProofError
@@ -81,7 +80,7 @@ def prove(
     model: the dense model; it is not touched. Three float64 copies of it live while this runs.
     Raises ProofError, naming the first module whose output differs, unless they agree to 1e-10 of the largest output.
     """
-    dense = copy.deepcopy(model).double().eval()
+    dense = copied(model).double().eval()
     apply_masks_(dense, masks)
     own = _compare(dense, graph, surgery, build, refer)
     _randomise_(dense)
@@ -100,11 +99,11 @@ def _compare(
     dense: nn.Module, graph: Graph, surgery: Surgery, build: Build, refer: Build | None, finite: bool = True
 ) -> tuple[float, float]:
     """Return the absolute and relative difference of masked and thinned outputs."""
-    masked = copy.deepcopy(dense)
+    masked = copied(dense)
     mask_(masked, surgery)
     if refer is not None:
         masked = refer(masked)
-    thinned = build(copy.deepcopy(dense))
+    thinned = build(copied(dense))
     try:
         want = run(masked, graph, noise=not finite)
     except Exception as error:
