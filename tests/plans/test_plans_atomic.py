@@ -62,7 +62,7 @@ class Injected(Exception):
 
 STAGES = [
     (plan_room, "check_same_model"), (plan_room, "copied"), (plan_room, "thin_"), (proof, "mask_"),
-    (surgery, "cut"), (surgery, "_cut_optimizer"), (surgery, "_numbers"), (surgery, "_described"), (changes, "set_"),
+    (surgery, "cut"), (surgery, "_cut_optimizer"), (surgery, "new_numbers"), (numbers, "_described"), (changes, "set_"),
 ]  # fmt: skip
 
 
