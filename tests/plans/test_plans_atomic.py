@@ -12,7 +12,7 @@ from torch.optim.swa_utils import AveragedModel
 from axes.proving import Net, conv, generic_, images, removal
 from prunus.axes import trace
 from prunus.errors import InputError, NameNotFound
-from prunus.plans import Plan, changes, proof, record_of, surgery
+from prunus.plans import Plan, changes, numbers, proof, record_of, surgery
 from prunus.plans import plan as plan_room
 
 
