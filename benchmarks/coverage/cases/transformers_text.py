@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.coverage.cases import Builder
-from benchmarks.coverage.cases.small import Config, cases, causal_inputs, pair_inputs, text_inputs
+from benchmarks.coverage.cases.small import Config, cases, causal_inputs, ids, pair_inputs, text_inputs
 
 GQA = {"num_key_value_heads": 2}
 MOE = {**GQA, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64}
@@ -29,8 +29,8 @@ ENCODERS = {
     "gte": ("GteModel", {}),
     "ibert": ("IBertForSequenceClassification", {}),
     "jina_embeddings_v3": ("JinaEmbeddingsV3Model", {}),
-    "layoutlm": ("LayoutLMForSequenceClassification", {}),
-    "lilt": ("LiltModel", {"hidden_size": 96}),
+    "layoutlm": ("LayoutLMForSequenceClassification", {"max_2d_position_embeddings": 32}),
+    "lilt": ("LiltModel", {"hidden_size": 96, "max_2d_position_embeddings": 32}),
     "longformer": ("LongformerForSequenceClassification", {"attention_window": 8}),
     "luke": ("LukeModel", {"entity_vocab_size": 20, "entity_emb_size": 16}),
     "megatron_bert": ("MegatronBertForSequenceClassification", {}),
@@ -39,7 +39,6 @@ ENCODERS = {
     "mpnet": ("MPNetForSequenceClassification", {}),
     "mra": ("MraForSequenceClassification", {"block_per_row": 1}),
     "nomic_bert": ("NomicBertModel", {}),
-    "nystromformer": ("NystromformerForSequenceClassification", {"num_landmarks": 4, "segment_means_seq_len": 16}),
     "rembert": ("RemBertForSequenceClassification", {"input_embedding_size": 32, "output_embedding_size": 32}),
     "roberta": ("RobertaForSequenceClassification", {}),
     "roberta_prelayernorm": ("RobertaPreLayerNormForSequenceClassification", {}),
@@ -51,6 +50,11 @@ ENCODERS = {
     "xlnet": ("XLNetForSequenceClassification", {"d_head": 16, "d_inner": 128}),
     "xmod": ("XmodForSequenceClassification", {"default_language": "en_XX"}),
     "yoso": ("YosoForSequenceClassification", {"use_expectation": True}),
+}
+
+# An attention mask for these is dropped where all is attended to, unless export looks on; then they fail by themselves.
+UNMASKED = {
+    "nystromformer": ("NystromformerForSequenceClassification", {"num_landmarks": 4, "segment_means_seq_len": 16}),
 }
 
 DECODERS = {
@@ -217,6 +221,7 @@ SEQ2SEQ = {
 
 CASES: dict[str, Builder] = {
     **cases(text_inputs, ENCODERS),
+    **cases(lambda: {"input_ids": ids()}, UNMASKED),
     **cases(causal_inputs, {**DECODERS, **EXPERTS, **STATE_SPACE}),
     **cases(pair_inputs, SEQ2SEQ),
 }
