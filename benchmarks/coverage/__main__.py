@@ -21,13 +21,14 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from benchmarks.coverage.cases import names
+from benchmarks.coverage.report import markdown
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from benchmarks.coverage.cases import names
-
 ROOT = Path(__file__).parents[2]
 STORE = ROOT / "benchmarks" / "coverage" / "store"
+RESULT = ROOT / "benchmarks" / "results" / "coverage.md"
 
 
 def main() -> None:
@@ -37,12 +38,22 @@ def main() -> None:
     wanted = [name for name in names() if any(fnmatch(name, f"*{pattern}*") for pattern in options.only or ["*"])]
     there = {line["case"] for line in read(store)}
     sweep([name for name in wanted if name not in there], store, options)
+    if not options.screen and not options.only:
+        command = f"python -m benchmarks.coverage --jobs {options.jobs}"
+        page = markdown(list(read(STORE / "prunus.jsonl")), list(read(STORE / "peer.jsonl")), command, options.limit)
+        RESULT.write_text(page, encoding="utf-8")
 
 
 def sweep(cases: list[str], store: Path, options: argparse.Namespace) -> None:
     """Run cases side by side, and append each result as it comes."""
     store.parent.mkdir(parents=True, exist_ok=True)
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+    columns = (
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}"),
+    )
     console = Console(stderr=True)
     with (
         Progress(*columns, console=console) as progress,

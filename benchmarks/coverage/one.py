@@ -25,9 +25,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-
-import prunus
 from benchmarks.coverage.cases import builder
 from benchmarks.coverage.measure import (
     TOLERANCE,
@@ -40,6 +37,9 @@ from benchmarks.coverage.measure import (
     tensors,
     train_one_step,
 )
+from torch import Tensor, nn
+
+import prunus
 from prunus.errors import PrunusError
 from prunus.plans import record_of
 from prunus.plans.proof import float64_code

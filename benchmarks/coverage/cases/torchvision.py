@@ -7,9 +7,8 @@ from typing import Any
 from unittest import mock
 
 import torch
-from torch import nn
-
 from benchmarks.coverage.cases import Builder, Built
+from torch import nn
 
 # name -> (extents of the input after the channels, further arguments). Heads that run in training alone are left out:
 # the examples of a capture in eval mode never reach them.
