@@ -19,7 +19,7 @@ import tempfile
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ from prunus.plans import record_of
 from prunus.plans.proof import float64_code
 from prunus.runtimes.onnx import export_onnx
 
+ROOT = Path(__file__).parents[2]
 RATIOS = (0.3, 0.5)
 LEAST_REMOVED = 0.2
 NOT_APPLICABLE = "dense model does not export either"
@@ -84,11 +85,13 @@ def build(case: str) -> tuple[nn.Module, Any]:
     return generic_(model), (args, kwargs)
 
 
-def run_case(case: str, *, screen: bool) -> dict[str, Any]:
-    """Take one case through all stages; every failure becomes a status."""
+def run_case(case: str, *, ratios: Sequence[float] = RATIOS, until: str = "onnx") -> dict[str, Any]:
+    """Take one case through its stages; every failure becomes a status.
+
+    until: the last stage: `train`, `reload` or `onnx`.
+    """
     stages = Stages()
     result: dict[str, Any] = {"case": case, "seconds": stages.seconds, "ratios": {}}
-    ratios = RATIOS[-1:] if screen else RATIOS
     try:
         with stages.stage("build"):
             model, inputs = build(case)
@@ -101,11 +104,11 @@ def run_case(case: str, *, screen: bool) -> dict[str, Any]:
     result["unknown"] = {op: list(dict.fromkeys(places))[:3] for op, places in graph.unknown.items()}
     result["frozen"] = frozen_by(graph)
     for ratio in ratios:
-        result["ratios"][str(ratio)] = run_ratio(case, graph, inputs, ratio, screen=screen)
+        result["ratios"][str(ratio)] = run_ratio(case, graph, inputs, ratio, until)
     return result
 
 
-def run_ratio(case: str, graph: prunus.Graph, inputs: Any, ratio: float, *, screen: bool) -> dict[str, Any]:
+def run_ratio(case: str, graph: prunus.Graph, inputs: Any, ratio: float, until: str) -> dict[str, Any]:
     """Take a traced case through the stages of one ratio."""
     stages, model = Stages(), graph.model
     found: dict[str, Any] = {"status": "ok", "reason": "", "seconds": stages.seconds}
@@ -123,10 +126,11 @@ def run_ratio(case: str, graph: prunus.Graph, inputs: Any, ratio: float, *, scre
             found["check"] = check(plan, model, thinned, inputs)
         with stages.stage("train"):
             train(thinned, model, inputs)
-        if not screen:
-            with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder:
+            if until != "train":
                 with stages.stage("reload"):
                     found["reload"] = reload_elsewhere(case, thinned, inputs, Path(folder))
+            if until == "onnx":
                 with stages.stage("onnx"):
                     found["onnx"] = export(thinned, model, inputs, Path(folder))
         if ratio == RATIOS[-1] and found["removed"] < LEAST_REMOVED:
@@ -180,7 +184,7 @@ def reload_elsewhere(case: str, thinned: nn.Module, inputs: Any, folder: Path) -
     torch.save({"inputs": inputs, "want": want}, folder / "expected.pt")
     prunus.save(thinned, folder / "thinned.prunus")
     command = [sys.executable, "-m", "benchmarks.coverage.one", case, "--reload", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
         raise Failed("crash", f"reload: {(done.stderr.strip().splitlines() or ['no output'])[-1][:200]}")
     difference = float(done.stdout.split()[-1])
@@ -244,7 +248,8 @@ def main() -> None:
     if options.reload:
         print(reload_here(options.case, options.reload))
     else:
-        print(json.dumps(run_case(options.case, screen=options.screen)))
+        scope = {"ratios": RATIOS[-1:], "until": "train"} if options.screen else {}
+        print(json.dumps(run_case(options.case, **scope)))
 
 
 if __name__ == "__main__":

@@ -33,11 +33,9 @@ def markdown(lines: Sequence[Line], peer: Sequence[Line], command: str, limit: f
         " sweep on other inputs, trained one step, reloaded in a fresh process, exported to ONNX and checked there.",
         "\n".join(f"* {name}: {value}" for name, value in environment().items()),
         "## By library",
-        table(
-            ("", "cases", "covered", "", "own class", "graph", *WORDS), [by_library(lines, x) for x in (*LIBRARIES, "")]
-        ),
-        f"{not_applicable(lines)} models cannot be exported to ONNX by torch even before they are thinned; for them this"
-        " stage does not count.",
+        table(("", "cases", "covered", "", "own class", "graph", *WORDS), [by_library(lines, x) for x in SCOPES]),
+        f"{not_applicable(lines)} models cannot be exported to ONNX by torch even before they are thinned; for them"
+        " this stage does not count.",
         "## Seconds",
         table(("stage", "median", "longest", "of"), seconds(lines)),
         "## What is not covered",
