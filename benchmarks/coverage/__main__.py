@@ -11,16 +11,20 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
-import subprocess
-import sys
+import tempfile
 import time
+import warnings
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from fnmatch import fnmatch
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import torch
+from benchmarks.coverage import one
 from benchmarks.coverage.cases import names
 from benchmarks.coverage.report import markdown
 from rich.console import Console
@@ -28,6 +32,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 ROOT = Path(__file__).parents[2]
 STORE = ROOT / "benchmarks" / "coverage" / "store"
+# Each case is a fork of one process that has done the imports: they would take longer than most cases.
+SERVER = multiprocessing.get_context("forkserver")
 RESULT = ROOT / "benchmarks" / "results" / "coverage.md"
 
 
@@ -47,6 +53,8 @@ def main() -> None:
 def sweep(cases: list[str], store: Path, options: argparse.Namespace) -> None:
     """Run cases side by side, and append each result as it comes."""
     store.parent.mkdir(parents=True, exist_ok=True)
+    os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
+    SERVER.set_forkserver_preload(["benchmarks.coverage.preload"])
     columns = (
         BarColumn(),
         MofNCompleteColumn(),
@@ -73,24 +81,37 @@ def sweep(cases: list[str], store: Path, options: argparse.Namespace) -> None:
 
 def run(case: str, options: argparse.Namespace) -> dict[str, Any]:
     """Run one case in a process of its own; a process that dies or overruns gives a result too."""
-    module = "peer" if options.peer else "one"
-    command = [sys.executable, "-m", f"benchmarks.coverage.{module}", case, *(["--screen"] if options.screen else [])]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     start = time.perf_counter()
-    process = subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    try:
-        out, said = process.communicate(timeout=options.limit)
-    except subprocess.TimeoutExpired:
+    with tempfile.TemporaryDirectory() as folder:
+        kind = "peer" if options.peer else "one"
+        process = SERVER.Process(target=isolated, args=(kind, case, options.screen, folder), daemon=False)
+        process.start()
+        process.join(options.limit)
+        overrun = process.is_alive()
         process.kill()
-        out, said = process.communicate()
-        return broken(case, "timeout", f"{last_stage(said)}: not done after {options.limit:.0f} s", start)
-    lines = [line for line in out.splitlines() if line.startswith("{")]
-    if process.returncode or not lines:
-        why = (said.strip().splitlines() or ["no output"])[-1][:200]
-        return broken(case, "crash", f"{last_stage(said)}: the process ended with {process.returncode}: {why}", start)
-    return {**json.loads(lines[-1]), "wall": round(time.perf_counter() - start, 1)}
+        process.join()
+        answer, said = Path(folder, "answer"), Path(folder, "said")
+        heard = said.read_text(encoding="utf-8", errors="replace") if said.is_file() else ""
+        if overrun:
+            return broken(case, "timeout", f"{last_stage(heard)}: not done after {options.limit:.0f} s", start)
+        if not answer.is_file():
+            why = (heard.strip().splitlines() or ["no output"])[-1][:200]
+            return broken(
+                case, "crash", f"{last_stage(heard)}: the process ended with {process.exitcode}: {why}", start
+            )
+        return {**json.loads(answer.read_text(encoding="utf-8")), "wall": round(time.perf_counter() - start, 1)}
+
+
+def isolated(kind: str, case: str, screen: bool, folder: str) -> None:
+    """Run one case in this process, which was forked for it, and leave answer and noise in a folder."""
+    with open(Path(folder, "said"), "w", encoding="utf-8") as said:
+        os.dup2(said.fileno(), 1)
+        os.dup2(said.fileno(), 2)
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    module = import_module(f"benchmarks.coverage.{kind}")
+    answer = json.dumps(module.run_case(case, **(one.SCREEN if screen and kind == "one" else {})))
+    Path(folder, "answer").write_text(answer, encoding="utf-8")
 
 
 def broken(case: str, status: str, reason: str, start: float) -> dict[str, Any]:

@@ -47,6 +47,7 @@ from prunus.runtimes.onnx import export_onnx
 
 ROOT = Path(__file__).parents[2]
 RATIOS = (0.3, 0.5)
+SCREEN: dict[str, Any] = {"ratios": RATIOS[-1:], "until": "train"}
 LEAST_REMOVED = 0.2
 NOT_APPLICABLE = "dense model does not export either"
 
@@ -248,8 +249,7 @@ def main() -> None:
     if options.reload:
         print(reload_here(options.case, options.reload))
     else:
-        scope = {"ratios": RATIOS[-1:], "until": "train"} if options.screen else {}
-        print(json.dumps(run_case(options.case, **scope)))
+        print(json.dumps(run_case(options.case, **(SCREEN if options.screen else {}))))
 
 
 if __name__ == "__main__":
