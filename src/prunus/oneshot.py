@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from prunus.allocation import Allocator, Budget, ScoredTarget, allocator, check_ratio, levelled, parse_budget
-from prunus.axes import Graph, trace
+from prunus.axes import Graph, trace, unwrapped
 from prunus.costs import Costs, Latency, compare, latency, measure
 from prunus.criteria import Criterion, criterion, score_target
 from prunus.errors import InputError
@@ -190,8 +190,10 @@ def prune(
     """Trace, plan, prove, thin and measure a model in one call; the model itself is never changed.
 
     args, kwargs: example inputs. decision: the arguments of `plan`: ratio or target, granularity, criterion, …
-    Returns the smaller model, with the same state-dict keys (see `Plan.apply`), and a report that prints itself.
+    Returns the smaller model, with the same state-dict keys (see `Plan.apply`), and a report that prints itself; from
+    one in `torch.compile` or a data-parallel wrapper comes the plain module.
     """
+    model = unwrapped(model)
     with torch.no_grad():
         made = plan(trace(model, args, kwargs), **decision)
         small = made.apply(model)

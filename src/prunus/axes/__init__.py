@@ -2,5 +2,6 @@
 
 from prunus.axes.graph import Graph, Size, Surgery, trace
 from prunus.axes.groups import Frozen, Group, Member
+from prunus.axes.unwrap import copied, unwrapped
 
-__all__ = ["Frozen", "Graph", "Group", "Member", "Size", "Surgery", "trace"]
+__all__ = ["Frozen", "Graph", "Group", "Member", "Size", "Surgery", "copied", "trace", "unwrapped"]

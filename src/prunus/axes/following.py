@@ -97,7 +97,7 @@ def solve(found: Sequence[Claim], kept: Kept) -> dict[str, tuple[int, int]]:
     after: dict[str, int] = {}
     for source, axis in found:
         if isinstance(source, Attribute):
-            before.setdefault(source.path, source.value)
+            before.setdefault(source.path, int(source.value))
             after.setdefault(source.path, size_after(axis, kept))
     for source, axis in found:
         attributes = source.attributes()

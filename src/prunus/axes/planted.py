@@ -1,6 +1,6 @@
-"""Planted integers: which attribute of which module feeds which argument of which operation.
+"""Planted numbers: which attribute of which module feeds which argument of which operation.
 
-While a model is captured, every integer that its modules (and their config objects) hold is replaced by one that
+While a model is captured, every number that its modules (and their config objects) hold is replaced by one that
 knows its name. Arithmetic carries the names along, and a function mode sees them arrive where sizes are taken.
 Afterwards a plan can set the attribute itself, so that the user's own class runs with fewer units.
 """
@@ -31,16 +31,16 @@ class Attribute:
     """
 
     path: str
-    value: int
+    value: float
     in_module: bool = True
 
     def evaluate(self, values: Mapping[str, int]) -> int:
         """Return the number that the attribute holds when some attributes have new `values`."""
-        return values.get(self.path, self.value)
+        return values.get(self.path, int(self.value))
 
     def attributes(self) -> dict[str, int]:
         """Return the attributes that occur, as they were found."""
-        return {self.path: self.value}
+        return {self.path: int(self.value)}
 
     def invert(self, wanted: int, values: Mapping[str, int]) -> int | None:
         """Return the value that makes this `wanted`."""
@@ -110,6 +110,24 @@ class Planted(int):
         return int, (int(self),)
 
 
+class PlantedFloat(float):
+    """A float that knows its attribute; arithmetic forgets it."""
+
+    source: Attribute
+
+    def __new__(cls, value: float, source: Attribute) -> PlantedFloat:
+        """Make one; everything that takes a float takes it."""
+        made = super().__new__(cls, value)
+        made.source = source
+        return made
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> PlantedFloat:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return float, (float(self),)
+
+
 def _lifted(name: str, reflected: bool) -> Callable[[Planted, Any], Any]:
     plain = getattr(int, f"__r{name}__" if reflected else f"__{name}__")
 
@@ -130,7 +148,7 @@ for _name in ("add", "sub", "mul", "floordiv"):
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a torch function that planted integers reached, tensors left out."""
+    """One call of a torch function that planted numbers reached, tensors left out."""
 
     name: str
     args: tuple[Any, ...]
@@ -138,16 +156,16 @@ class Call:
 
 
 class Recorder(TorchFunctionMode):
-    """Notes every torch function that planted integers reach, and tags the operations made inside it."""
+    """Notes every torch function that planted numbers reach, and tags the operations made inside it."""
 
     def __init__(self) -> None:
         super().__init__()
         self.calls: list[Call] = []
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run one torch function, under a tag where a planted integer is among its arguments."""
+        """Run one torch function, under a tag where a planted number is among its arguments."""
         kwargs = kwargs or {}
-        if not any(isinstance(x, Planted) for x in _integers((args, kwargs))):
+        if not any(isinstance(x, (Planted, PlantedFloat)) for x in _integers((args, kwargs))):
             return func(*args, **kwargs)
         plain = pytree.tree_map(lambda x: None if isinstance(x, Tensor) else x, (args, kwargs))
         self.calls.append(Call(getattr(func, "__name__", ""), *plain))
@@ -165,7 +183,7 @@ def _integers(tree: Any) -> Iterator[Any]:
 
 @contextmanager
 def planting(model: nn.Module) -> Iterator[Recorder]:
-    """Plant the model's integers, record where they arrive, and put the plain ones back."""
+    """Plant the model's numbers, record where they arrive, and put the plain ones back."""
     originals: list[tuple[dict[str, Any], str, Any]] = []
     recorder = Recorder()
     holders = list(_holders(model))
@@ -181,16 +199,18 @@ def planting(model: nn.Module) -> Iterator[Recorder]:
     finally:
         for _, holder, _ in holders:
             for name, value in holder.items():  # what forward itself has stored
-                if isinstance(value, Planted):
-                    holder[name] = int(value)
+                if isinstance(value, (Planted, PlantedFloat)):
+                    holder[name] = int(value) if isinstance(value, Planted) else float(value)
         for holder, name, value in originals:
             holder[name] = value
 
 
 def _plant(value: Any, path: str, in_module: bool) -> Any:
-    """Return the planted form of an integer, or of a tuple or list of integers; None for anything else."""
+    """Return the planted form of a number, or of a tuple or list of integers; None for anything else."""
     if type(value) is int:
         return Planted(value, Attribute(path, value, in_module))
+    if type(value) is float:
+        return PlantedFloat(value, Attribute(path, value, in_module))
     if type(value) in (tuple, list) and value and all(type(x) is int for x in value):
         return type(value)(Planted(x, Attribute(f"{path}[{i}]", x, in_module)) for i, x in enumerate(value))
     return None

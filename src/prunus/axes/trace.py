@@ -6,19 +6,23 @@ another way to capture can stand in for `torch.export`.
 
 from __future__ import annotations
 
+import io
+import logging
 import operator
 import re
 import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.prune import BasePruningMethod
 from torch.utils import _pytree as pytree
 
 from prunus.axes.planted import TAG, Call, planting
+from prunus.axes.unwrap import check_cuttable
 from prunus.errors import CaptureError, InputError
 
 
@@ -93,7 +97,7 @@ class Trace:
     constants: tensors that forward made outside the graph, by node name.
     out_spec: how outputs nest, as a pytree spec.
     args, kwargs: the example inputs, kept for the proof.
-    calls: calls of torch functions that the model's own integers reached.
+    calls: calls of torch functions that the model's own numbers reached.
     """
 
     nodes: tuple[Node, ...]
@@ -105,6 +109,15 @@ class Trace:
     args: tuple[Any, ...] = field(repr=False)
     kwargs: Mapping[str, Any] = field(repr=False)
     calls: tuple[Call, ...] = field(default=(), repr=False)
+
+    @cached_property
+    def users(self) -> Mapping[int, tuple[int, ...]]:
+        """Node index -> the nodes that read its result, each once, in order; assertions do not count."""
+        found: dict[int, dict[int, None]] = {}
+        for node in self.nodes:
+            for ref in node.refs() if node.value is not None or node.kind == "output" else ():
+                found.setdefault(ref.index, {})[node.index] = None
+        return {index: tuple(users) for index, users in found.items()}
 
 
 def as_inputs(args: Any, kwargs: Mapping[str, Any] | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -126,12 +139,11 @@ def capture(model: nn.Module, args: Any, kwargs: Mapping[str, Any] | None = None
     Raises CaptureError, naming the cause, where the model cannot be run or exported.
     """
     args, kwargs = as_inputs(args, kwargs)
-    _check_plain(model)
+    check_cuttable(model)
     flags = {module: module.training for module in model.modules()}
     model.train(training)
     try:
-        with planting(model) as recorder, torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with planting(model) as recorder, torch.no_grad(), _quiet():
             program = torch.export.export(model, args, kwargs, strict=False)
     except Exception as cause:
         raise CaptureError(_export_failure(model, args, kwargs, cause)) from cause
@@ -141,16 +153,18 @@ def capture(model: nn.Module, args: Any, kwargs: Mapping[str, Any] | None = None
     return replace(_record(program, model, args, kwargs), calls=tuple(recorder.calls))
 
 
-def _check_plain(model: nn.Module) -> None:
-    """Refuse weights that a hook of `torch.nn.utils.prune` computes anew in each forward: a cut would not last."""
-    for path, module in model.named_modules():
-        for hook in module._forward_pre_hooks.values():
-            if isinstance(hook, BasePruningMethod):
-                name = f"{path}.{hook._tensor_name}".lstrip(".")
-                raise InputError(
-                    f"{name} is masked by torch.nn.utils.prune; make it permanent first: "
-                    f"torch.nn.utils.prune.remove(model.get_submodule({path!r}), {hook._tensor_name!r})"
-                )
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep back what export prints: warnings, and whole graphs where it fails; the error says what matters."""
+    logger = logging.getLogger("torch.fx.experimental.symbolic_shapes")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _export_failure(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], cause: Exception) -> str:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from prunus.axes import Graph, Surgery, trace
-from prunus.errors import CaptureError, InputError, NameNotFound, NothingToPrune, ProofError
+from prunus.axes import Graph, Surgery, copied, trace, unwrapped
+from prunus.errors import CaptureError, InputError, NameNotFound, NothingToPrune, ProofError, naming
 from prunus.plans.graph_model import thinned_graph
 from prunus.plans.proof import Proof, apply_masks_, float64_code, float64_inputs, mask_, prove
 from prunus.plans.record import Form, Record, attach, describe_inputs, record_of
+from prunus.plans.reference import is_inexact, reference
 from prunus.plans.surgery import check_same_model, thin_
 from prunus.plans.tensors import cut
 
@@ -85,8 +85,9 @@ class Plan:
 
     def mask(self, model: nn.Module) -> nn.Module:
         """Return a copy of `model` in which everything that the plan removes is zero; shapes stay."""
+        model = unwrapped(model)
         check_same_model(model, self._shapes())
-        masked = copy.deepcopy(model)
+        masked = copied(model)
         with torch.no_grad():
             mask_(masked, self._surgery)
             apply_masks_(masked, self.masks)
@@ -99,25 +100,36 @@ class Plan:
         `graph` where its forward holds fixed numbers, so that the captured graph has to take its place.
         Raises ProofError where neither does.
         """
+        model = unwrapped(model)
         check_same_model(model, self._shapes())
         captured: list[Graph] = []
+
+        def in_float64(dense: nn.Module) -> Graph:
+            # captured anew, once: the first capture spells out the model's own dtype where code asks for it
+            if not captured:
+                with float64_code():
+                    inputs = float64_inputs(dense, self.graph)
+                    captured.append(trace(dense, *inputs, inexact=self.graph.context.inexact))
+            return captured[0]
 
         def as_class(dense: nn.Module) -> nn.Module:
             thin_(dense, self._surgery)
             return dense
 
         def as_graph(dense: nn.Module) -> nn.Module:
-            # captured anew, once: the first capture spells out the model's own dtype where code asks for it
-            if not captured:
-                with float64_code():
-                    captured.append(trace(dense, *float64_inputs(dense, self.graph)))
-            return thinned_graph(dense, captured[0], captured[0].surgery(self.kept))
+            graph = in_float64(dense)
+            return thinned_graph(dense, graph, graph.surgery(self.kept))
 
+        def over_kept(masked: nn.Module) -> nn.Module:
+            graph = in_float64(masked)
+            return reference(masked, graph, graph.surgery(self.kept).kept)
+
+        refer = over_kept if is_inexact(self.graph, self._surgery.kept) else None
         try:
-            return prove(model, self.graph, self._surgery, self.masks, as_class), "class"
+            return prove(model, self.graph, self._surgery, self.masks, as_class, refer), "class"
         except ProofError as stiff:
             try:
-                return prove(model, self.graph, self._surgery, self.masks, as_graph), "graph"
+                return prove(model, self.graph, self._surgery, self.masks, as_graph, refer), "graph"
             except (ProofError, CaptureError):
                 raise stiff from None
 
@@ -126,20 +138,26 @@ class Plan:
         model: nn.Module,
         *,
         optimizer: torch.optim.Optimizer | None = None,
+        also: Sequence[nn.Module] = (),
         inplace: bool = False,
         prove: bool = True,
     ) -> nn.Module:
         """Return the thinned model: fewer channels, the same state-dict keys, in the user's own class.
 
         Where the class holds fixed numbers (a literal in `view`), the result is a `GraphModel` of the same operations.
+        model: out of `torch.compile`, `nn.DataParallel` or `DistributedDataParallel` comes the plain module inside.
         optimizer: its state is cut along; only with `inplace`, since it belongs to this very model.
+        also: models with the same tensors, such as an `AveragedModel`, that are cut alike; only with `inplace`.
         inplace: thin `model` itself instead of a copy. Parameters keep their identity.
         prove: compare thinned and masked first (see `Plan.prove`); an error leaves everything as it was. Without it the
             class is taken at its word.
         """
-        if optimizer is not None and not inplace:
-            raise InputError("an optimizer was given without inplace=True, but it belongs to the model, not to a copy")
+        if (optimizer is not None or also) and not inplace:
+            what = "an optimizer" if optimizer is not None else "also="
+            raise InputError(f"{what} was given without inplace=True, but it belongs to the model, not to a copy")
+        model = unwrapped(model, inplace=inplace)
         check_same_model(model, self._shapes())
+        followers = [self._follower(i, each) for i, each in enumerate(also)]
         proof: Proof | None = None
         form: Form = "class"
         if prove:
@@ -150,15 +168,38 @@ class Plan:
                 "to get its graph"
             )
         record = self._record(proof, form).after(record_of(model))
-        result = model if inplace else copy.deepcopy(model)
-        with torch.no_grad():
+        result = model if inplace else copied(model)
+        if form == "graph":
             apply_masks_(result, self.masks)
-            if form == "graph":
-                result = thinned_graph(result, self.graph, self._surgery)
-            else:
-                thin_(result, self._surgery, optimizer)
+            result = thinned_graph(result, self.graph, self._surgery)
+        else:
+            thin_(result, self._surgery, optimizer, masks=self.thinned_masks(), also=followers)
         attach(result, record)
         return result
+
+    def _follower(self, position: int, model: nn.Module) -> nn.Module:
+        with naming(f"also[{position}]"):
+            inner = unwrapped(model, inplace=True)
+            check_same_model(inner, self._shapes())
+        return inner
+
+    def cut(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the tensors of a state dict as `apply` leaves them: a checkpoint, a dict of averaged weights.
+
+        state: dense tensors by the model's names, all or some of them; they are not touched.
+        Raises NameNotFound for a name and InputError for a shape that the traced model does not have.
+        """
+        shapes, masks = self._shapes(), self.thinned_masks()
+        out = {}
+        for name, tensor in state.items():
+            if name not in shapes:
+                raise NameNotFound.of("tensor", name, shapes)
+            if tuple(tensor.shape) != shapes[name]:
+                raise InputError(f"{name} has shape {tuple(tensor.shape)} where the traced model had {shapes[name]}")
+            out[name] = cut(tensor.detach(), self._surgery.edits.get(name, {}))
+            if name in masks:
+                out[name].masked_fill_(~masks[name].to(tensor.device), 0)
+        return out
 
     def thinned_masks(self) -> dict[str, Tensor]:
         """Return the element masks in the shapes that parameters have after `apply`."""
@@ -172,7 +213,7 @@ class Plan:
             kept={name: tuple(positions.tolist()) for name, positions in self.kept.items()},
             sizes={name: self.graph[name].size for name in self.kept},
             shapes={name: self.graph.trace.state[name].shape for name in surgery.edits},
-            surgery=Surgery(surgery.edits, surgery.attributes),
+            surgery=replace(surgery, kept={}),
             masks=self.thinned_masks(),
             provenance=dict(self.provenance),
             proof=proof,

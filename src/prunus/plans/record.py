@@ -70,7 +70,10 @@ def _composed(first: Surgery, second: Surgery) -> Surgery:
     attributes = {**second.attributes, **first.attributes}
     for name in first.attributes.keys() & second.attributes.keys():
         attributes[name] = (first.attributes[name][0], second.attributes[name][1])
-    return Surgery(edits, attributes)
+    scales = {**first.scales, **second.scales}
+    for name in first.scales.keys() & second.scales.keys():
+        scales[name] = (first.scales[name][0] * second.scales[name][0], first.scales[name][1])
+    return Surgery(edits, attributes, scales)
 
 
 def describe_inputs(graph: Graph) -> dict[str, Any]:
