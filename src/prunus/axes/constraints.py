@@ -32,8 +32,6 @@ def settle(ctx: Context, claims: Sequence[Claim]) -> list[Pair]:
         for a, b in combinations(axes, 2):
             why = f"{name} sizes it and axes of another make-up"
             pairs.update(dict.fromkeys(_equated(a.root(), b.root(), why)))
-                dict.fromkeys(_equated(a.root(), b.root(), f"{name} sizes it and axes of another make-up"))
-            )
     before = -1
     while before != (before := sum(axis.is_frozen() for _, axes in ties for axis in axes)):
         for name, axes in ties:
