@@ -11,29 +11,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
-import os
-import tempfile
-import time
-import warnings
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from fnmatch import fnmatch
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import torch
-from benchmarks.coverage import one
 from benchmarks.coverage.cases import names
+from benchmarks.coverage.isolate import run
 from benchmarks.coverage.report import markdown
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 ROOT = Path(__file__).parents[2]
 STORE = ROOT / "benchmarks" / "coverage" / "store"
-# Each case is a fork of one process that has done the imports: they would take longer than most cases.
-SERVER = multiprocessing.get_context("forkserver")
 RESULT = ROOT / "benchmarks" / "results" / "coverage.md"
 
 
@@ -53,8 +44,6 @@ def main() -> None:
 def sweep(cases: list[str], store: Path, options: argparse.Namespace) -> None:
     """Run cases side by side, and append each result as it comes."""
     store.parent.mkdir(parents=True, exist_ok=True)
-    os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
-    SERVER.set_forkserver_preload(["benchmarks.coverage.preload"])
     columns = (
         BarColumn(),
         MofNCompleteColumn(),
@@ -69,7 +58,9 @@ def sweep(cases: list[str], store: Path, options: argparse.Namespace) -> None:
         store.open("a", encoding="utf-8") as file,
     ):
         bar = progress.add_task("", total=len(cases))
-        for done in as_completed([pool.submit(run, case, options) for case in cases]):
+        kind = "peer" if options.peer else "one"
+        runs = [pool.submit(run, case, kind, screen=options.screen, limit=options.limit) for case in cases]
+        for done in as_completed(runs):
             line = done.result()
             file.write(json.dumps(line) + "\n")
             file.flush()
@@ -77,53 +68,6 @@ def sweep(cases: list[str], store: Path, options: argparse.Namespace) -> None:
             progress.update(bar, advance=1, description=f"{line['case']} {verdicts}")
             if any(found["status"] != "ok" for found in line["ratios"].values()):
                 console.print(f"{line['case']}: {next(iter(line['ratios'].values()))['reason']}", markup=False)
-
-
-def run(case: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Run one case in a process of its own; a process that dies or overruns gives a result too."""
-    start = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
-        kind = "peer" if options.peer else "one"
-        process = SERVER.Process(target=isolated, args=(kind, case, options.screen, folder), daemon=False)
-        process.start()
-        process.join(options.limit)
-        overrun = process.is_alive()
-        process.kill()
-        process.join()
-        answer, said = Path(folder, "answer"), Path(folder, "said")
-        heard = said.read_text(encoding="utf-8", errors="replace") if said.is_file() else ""
-        if overrun:
-            return broken(case, "timeout", f"{last_stage(heard)}: not done after {options.limit:.0f} s", start)
-        if not answer.is_file():
-            why = (heard.strip().splitlines() or ["no output"])[-1][:200]
-            return broken(
-                case, "crash", f"{last_stage(heard)}: the process ended with {process.exitcode}: {why}", start
-            )
-        return {**json.loads(answer.read_text(encoding="utf-8")), "wall": round(time.perf_counter() - start, 1)}
-
-
-def isolated(kind: str, case: str, screen: bool, folder: str) -> None:
-    """Run one case in this process, which was forked for it, and leave answer and noise in a folder."""
-    with open(Path(folder, "said"), "w", encoding="utf-8") as said:
-        os.dup2(said.fileno(), 1)
-        os.dup2(said.fileno(), 2)
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
-    module = import_module(f"benchmarks.coverage.{kind}")
-    answer = json.dumps(module.run_case(case, **(one.SCREEN if screen and kind == "one" else {})))
-    Path(folder, "answer").write_text(answer, encoding="utf-8")
-
-
-def broken(case: str, status: str, reason: str, start: float) -> dict[str, Any]:
-    """Return the line of a case whose process gave none."""
-    found = {"status": status, "reason": reason}
-    return {"case": case, "ratios": {"0.5": found}, "wall": round(time.perf_counter() - start, 1)}
-
-
-def last_stage(said: str) -> str:
-    """Return the last stage that a process announced."""
-    stages = [line.removeprefix("stage: ") for line in said.splitlines() if line.startswith("stage: ")]
-    return stages[-1] if stages else "start"
 
 
 def read(store: Path) -> Iterable[dict[str, Any]]:
