@@ -15,7 +15,8 @@ from prunus.axes.rules.pointwise import base_name
 from prunus.axes.trace import GETITEM, Ref
 from prunus.errors import InputError
 from prunus.plans.rewrite import SizeOf, input_axes, is_assertion, rewritten
-from prunus.plans.surgery import named_state, thin_
+from prunus.plans.surgery import thin_
+from prunus.plans.tensors import named_state
 
 # Operations that ask whether the model trains, and the position of the argument that says so.
 TRAINING = {

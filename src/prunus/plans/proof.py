@@ -18,7 +18,7 @@ from prunus.axes import Graph, Surgery
 from prunus.axes.context import Value
 from prunus.axes.positions import kept_positions
 from prunus.errors import ProofError
-from prunus.plans.surgery import keep_mask, named_state
+from prunus.plans.tensors import keep_mask, named_state
 
 TOLERANCE = 1e-10
 
@@ -66,19 +66,27 @@ Build = Callable[[nn.Module], nn.Module]
 
 
 @torch.no_grad()
-def prove(model: nn.Module, graph: Graph, surgery: Surgery, masks: Mapping[str, Tensor], build: Build) -> Proof:
+def prove(
+    model: nn.Module,
+    graph: Graph,
+    surgery: Surgery,
+    masks: Mapping[str, Tensor],
+    build: Build,
+    refer: Build | None = None,
+) -> Proof:
     """Compare masked and thinned copies of `model` on its example inputs, then with noise on weights and inputs.
 
     The noise is what shows an error behind a dead branch, or behind examples that are all zero.
+    refer: makes what the thinned model is held against out of the masked one, where that is not the masked one itself.
     model: the dense model; it is not touched. Three float64 copies of it live while this runs.
     Raises ProofError, naming the first module whose output differs, unless they agree to 1e-10 of the largest output.
     """
     dense = copy.deepcopy(model).double().eval()
     apply_masks_(dense, masks)
-    own = _compare(dense, graph, surgery, build)
+    own = _compare(dense, graph, surgery, build, refer)
     _randomise_(dense)
     apply_masks_(dense, masks)
-    return Proof(own[0], own[1], _compare(dense, graph, surgery, build, finite=False)[1])
+    return Proof(own[0], own[1], _compare(dense, graph, surgery, build, refer, finite=False)[1])
 
 
 def apply_masks_(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
@@ -89,11 +97,13 @@ def apply_masks_(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
 
 
 def _compare(
-    dense: nn.Module, graph: Graph, surgery: Surgery, build: Build, finite: bool = True
+    dense: nn.Module, graph: Graph, surgery: Surgery, build: Build, refer: Build | None, finite: bool = True
 ) -> tuple[float, float]:
     """Return the absolute and relative difference of masked and thinned outputs."""
     masked = copy.deepcopy(dense)
     mask_(masked, surgery)
+    if refer is not None:
+        masked = refer(masked)
     thinned = build(copy.deepcopy(dense))
     try:
         want = run(masked, graph, noise=not finite)

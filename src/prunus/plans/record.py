@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 
 from prunus.axes import Graph, Surgery
 from prunus.plans.proof import Proof
-from prunus.plans.surgery import cut
+from prunus.plans.tensors import cut
 
 _ATTRIBUTE = "_prunus_record"
 Form = Literal["class", "graph"]
@@ -70,7 +70,10 @@ def _composed(first: Surgery, second: Surgery) -> Surgery:
     attributes = {**second.attributes, **first.attributes}
     for name in first.attributes.keys() & second.attributes.keys():
         attributes[name] = (first.attributes[name][0], second.attributes[name][1])
-    return Surgery(edits, attributes)
+    scales = {**first.scales, **second.scales}
+    for name in first.scales.keys() & second.scales.keys():
+        scales[name] = (first.scales[name][0] * second.scales[name][0], first.scales[name][1])
+    return Surgery(edits, attributes, scales)
 
 
 def describe_inputs(graph: Graph) -> dict[str, Any]:

@@ -83,7 +83,6 @@ def _layers(ctx: Context, node: Node, h_0: Ref, carried: bool) -> tuple[Value, l
     _describe(ctx, node, x, cells[0])
     for axes in ([cell.hidden for cell in cells], [cell.output for cell in cells]):
         ctx.equal.append(tuple(axes))
-        ctx.one_size.append(tuple(axes))
     return inner, cells
 
 
