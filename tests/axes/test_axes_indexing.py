@@ -103,7 +103,9 @@ FREE: dict[str, tuple[Callable[..., Tensor], set[str]]] = {
     "index_add of rows": (scattered_rows, LAST),
     "scatter": (lambda s, x: s.e(s.c(x).scatter(3, along_width(s, x), s.d(x))), BOTH),
     "scatter of a number": (lambda s, x: s.e(s.c(x).scatter(3, along_width(s, x), 2.5)), ONE),
-    "scatter_add keeps zeros": (lambda s, x: s.c(x).scatter_add(3, along_width(s, x), s.d(x)).sum(1), BOTH - {"e.weight:1"}),
+    "scatter_add keeps zeros": (
+        lambda s, x: s.c(x).scatter_add(3, along_width(s, x), s.d(x)).sum(1), BOTH - {"e.weight:1"},
+    ),
     "scatter_reduce": (lambda s, x: s.e(s.c(x).scatter_reduce(3, along_width(s, x), s.d(x), "amax")), BOTH),
     "select_scatter": (lambda s, x: s.e(s.c(x).select_scatter(s.d(x)[..., 0], 3, 2)), BOTH),
     "slice_scatter": (lambda s, x: s.e(s.c(x).slice_scatter(s.d(x)[..., :2], 3, 1, 3)), BOTH),
