@@ -185,16 +185,18 @@ def prune(
     kwargs: Mapping[str, Any] | None = None,
     *,
     measure_latency: bool = True,
+    fold_constants: bool = False,
     **decision: Any,
 ) -> tuple[nn.Module, PruneReport]:
     """Trace, plan, prove, thin and measure a model in one call; the model itself is never changed.
 
-    args, kwargs: example inputs. decision: the arguments of `plan`: ratio or target, granularity, criterion, …
+    args, kwargs: example inputs. fold_constants: as in `Plan.apply`.
+    decision: the arguments of `plan`: ratio or target, granularity, criterion, …
     Returns the smaller model, with the same state-dict keys (see `Plan.apply`), and a report that prints itself.
     """
     with torch.no_grad():
         made = plan(trace(model, args, kwargs), **decision)
-        small = made.apply(model)
+        small = made.apply(model, fold_constants=fold_constants)
         inputs = made.graph.trace.args, dict(made.graph.trace.kwargs)
         timed = latency({"dense": model, "pruned": small}, *inputs, seconds=3.0) if measure_latency else None
         record = record_of(small)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from prunus.axes import Graph, Surgery, trace
 from prunus.errors import CaptureError, InputError, NameNotFound, NothingToPrune, ProofError
+from prunus.plans.fold import Folding, find_folding
 from prunus.plans.graph_model import thinned_graph
 from prunus.plans.proof import Proof, apply_masks_, float64_code, float64_inputs, mask_, prove
 from prunus.plans.record import Form, Record, attach, describe_inputs, record_of
@@ -91,17 +92,29 @@ class Plan:
             apply_masks_(masked, self.masks)
         return masked
 
-    def prove(self, model: nn.Module) -> tuple[Proof, Form]:
+    def folding(self, model: nn.Module) -> Folding:
+        """Say which groups leave constants that `fold_constants=True` folds into biases, and why the others do not."""
+        check_same_model(model, self._shapes())
+        return find_folding(self.graph, self.kept, model)
+
+    def prove(self, model: nn.Module, *, fold_constants: bool = False) -> tuple[Proof, Form]:
         """Show that the thinned model computes what the masked one does.
 
+        fold_constants: as in `apply`; *masked* then keeps the constants of the units that can be folded.
         Returns the proof and the form in which it holds: `class` where the user's own class runs with fewer units,
         `graph` where its forward holds fixed numbers, so that the captured graph has to take its place.
         Raises ProofError where neither does.
         """
+        return self._prove(model, self.folding(model) if fold_constants else None)
+
+    def _prove(self, model: nn.Module, folding: Folding | None) -> tuple[Proof, Form]:
         check_same_model(model, self._shapes())
         captured: list[Graph] = []
+        zero_ = folding.mask_ if folding else None
 
         def as_class(dense: nn.Module) -> nn.Module:
+            if folding:
+                folding.fold_(dense)
             thin_(dense, self._surgery)
             return dense
 
@@ -110,13 +123,15 @@ class Plan:
             if not captured:
                 with float64_code():
                     captured.append(trace(dense, *float64_inputs(dense, self.graph)))
+            if folding:
+                folding.fold_(dense)
             return thinned_graph(dense, captured[0], captured[0].surgery(self.kept))
 
         try:
-            return prove(model, self.graph, self._surgery, self.masks, as_class), "class"
+            return prove(model, self.graph, self._surgery, self.masks, as_class, zero_), "class"
         except ProofError as stiff:
             try:
-                return prove(model, self.graph, self._surgery, self.masks, as_graph), "graph"
+                return prove(model, self.graph, self._surgery, self.masks, as_graph, zero_), "graph"
             except (ProofError, CaptureError):
                 raise stiff from None
 
@@ -127,6 +142,7 @@ class Plan:
         optimizer: torch.optim.Optimizer | None = None,
         inplace: bool = False,
         prove: bool = True,
+        fold_constants: bool = False,
     ) -> nn.Module:
         """Return the thinned model: fewer channels, the same state-dict keys, in the user's own class.
 
@@ -135,23 +151,30 @@ class Plan:
         inplace: thin `model` itself instead of a copy. Parameters keep their identity.
         prove: compare thinned and masked first (see `Plan.prove`); an error leaves everything as it was. Without it the
             class is taken at its word.
+        fold_constants: what removed units would still contribute as constants (biases, shifts of norms) goes into the
+            biases of the layers that read them, where that is exact; see `folding`.
         """
         if optimizer is not None and not inplace:
             raise InputError("an optimizer was given without inplace=True, but it belongs to the model, not to a copy")
         check_same_model(model, self._shapes())
         proof: Proof | None = None
         form: Form = "class"
+        folding = self.folding(model) if fold_constants else None
         if prove:
-            proof, form = self.prove(model)
+            proof, form = self._prove(model, folding)
         if form == "graph" and inplace:
             raise ProofError(
                 f"{type(model).__name__} holds fixed numbers, so it cannot be thinned in place; leave out inplace=True "
                 "to get its graph"
             )
         record = self._record(proof, form).after(record_of(model))
+        if folding:
+            record = replace(record, provenance={**record.provenance, "folded": list(folding.folded)})
         result = model if inplace else copy.deepcopy(model)
         with torch.no_grad():
             apply_masks_(result, self.masks)
+            if folding:
+                folding.fold_(result)
             if form == "graph":
                 result = thinned_graph(result, self.graph, self._surgery)
             else:
@@ -179,8 +202,8 @@ class Plan:
             inputs=describe_inputs(self.graph) if form == "graph" else None,
         )
 
-    def explain(self) -> str:
-        """Say in words what is kept, what it saves, and what could not be touched."""
+    def explain(self, *, fold_constants: bool = False) -> str:
+        """Say in words what is kept, what it saves, what could not be touched, and what can be folded."""
         before, after = self.graph.size(), self.graph.size(self.sizes)
         lines = [
             f"parameters {before.params:,} -> {after.params:,} ({before.params / max(after.params, 1):.2f}x fewer), "
@@ -192,6 +215,7 @@ class Plan:
         for name, mask in self.masks.items():
             lines.append(f"  {name}: {1 - float(mask.float().mean()):.1%} of its elements are zero")
         lines.extend(f"  {f.param} dim {f.dim} is frozen: {f.reason}" for f in self.graph.frozen)
+        lines.extend(str(self.folding(self.graph.model)).splitlines() if fold_constants else [])
         return "\n".join(lines)
 
     def __str__(self) -> str:
