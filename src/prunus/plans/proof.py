@@ -62,7 +62,7 @@ class Proof:
 
 
 Build = Callable[[nn.Module], nn.Module]
-"""Makes the thinned model out of a dense one, which it may change."""
+"""Makes the thinned or the masked model out of a dense one, which it may change."""
 
 
 @torch.no_grad()
@@ -71,22 +71,22 @@ def prove(
     graph: Graph,
     surgery: Surgery,
     masks: Mapping[str, Tensor],
-    build: Build,
-    refer: Build | None = None,
+    thin: Build,
+    mask: Build,
 ) -> Proof:
     """Compare masked and thinned copies of `model` on its example inputs, then with noise on weights and inputs.
 
     The noise is what shows an error behind a dead branch, or behind examples that are all zero.
-    refer: makes what the thinned model is held against out of the masked one, where that is not the masked one itself.
     model: the dense model; it is not touched. Three float64 copies of it live while this runs.
+    thin, mask: make the two sides out of dense copies.
     Raises ProofError, naming the first module whose output differs, unless they agree to 1e-10 of the largest output.
     """
     dense = copied(model).double().eval()
     apply_masks_(dense, masks)
-    own = _compare(dense, graph, surgery, build, refer)
-    _randomise_(dense)
+    own = _compare(dense, graph, surgery, thin, mask)
+    randomise_(dense)
     apply_masks_(dense, masks)
-    return Proof(own[0], own[1], _compare(dense, graph, surgery, build, refer, finite=False)[1])
+    return Proof(own[0], own[1], _compare(dense, graph, surgery, thin, mask, finite=False)[1])
 
 
 def apply_masks_(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
@@ -97,14 +97,10 @@ def apply_masks_(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
 
 
 def _compare(
-    dense: nn.Module, graph: Graph, surgery: Surgery, build: Build, refer: Build | None, finite: bool = True
+    dense: nn.Module, graph: Graph, surgery: Surgery, thin: Build, mask: Build, finite: bool = True
 ) -> tuple[float, float]:
     """Return the absolute and relative difference of masked and thinned outputs."""
-    masked = copied(dense)
-    mask_(masked, surgery)
-    if refer is not None:
-        masked = refer(masked)
-    thinned = build(copied(dense))
+    masked, thinned = mask(copied(dense)), thin(copied(dense))
     try:
         want = run(masked, graph, noise=not finite)
     except Exception as error:
@@ -127,15 +123,27 @@ def _compare(
             f"{type(dense).__name__} cannot run with fewer channels: {_first_line(error)}; its forward "
             "probably holds a fixed number (a literal in view or split): read it from the tensor or the module instead"
         ) from error
-    largest = max((float(t.abs().max()) for t in want if t.numel()), default=0.0)
-    shapes_agree = [t.shape for t in want] == [t.shape for t in got]
-    apart = math.inf
-    if shapes_agree:
-        apart = max((float((a - b).abs().max()) for a, b in zip(want, got, strict=True) if a.numel()), default=0.0)
-    relative = apart / largest if largest else apart
+    apart, relative = distance(want, got)
     if not relative <= TOLERANCE:
         raise ProofError(_first_difference(masked, thinned, graph, surgery, relative))
     return apart, relative
+
+
+def distance(want: list[Tensor], got: list[Tensor]) -> tuple[float, float]:
+    """Return the largest difference of two lists of outputs, and its share of the largest that is wanted.
+
+    Both are inf where shapes differ, nan where a number is.
+    """
+    if [t.shape for t in want] != [t.shape for t in got]:
+        return math.inf, math.inf
+    largest = _largest(want)
+    apart = _largest([a - b for a, b in zip(want, got, strict=True)])
+    return apart, apart / largest if largest else apart
+
+
+def _largest(tensors: list[Tensor]) -> float:
+    found = [float(t.abs().max()) for t in tensors if t.numel()]
+    return math.nan if any(map(math.isnan, found)) else max(found, default=0.0)  # max alone may pass over a nan
 
 
 def _first_line(error: Exception) -> str:
@@ -207,7 +215,7 @@ def float64_inputs(model: nn.Module, graph: Graph, *, noise: bool = False) -> tu
     return args, kwargs
 
 
-def _randomise_(model: nn.Module) -> None:
+def randomise_(model: nn.Module) -> None:
     """Give every parameter and running statistic generic values of its own scale."""
     generator = torch.Generator().manual_seed(0)
     for name, tensor in {id(t): (n, t) for n, t in named_state(model).items()}.values():
