@@ -122,14 +122,10 @@ def stop(value: Any) -> Any:
 
 
 def targets(value: Any) -> Any:
-    """A pattern, a list of patterns, or `{type: Conv2d, name: pattern, exclude: pattern}`."""
-    if isinstance(value, str) or (isinstance(value, list) and value and all(isinstance(v, str) for v in value)):
-        return value
-    if not isinstance(value, dict):
-        raise InputError("want a pattern, a list of patterns, or a mapping with type, name, exclude")
-    for key in value:
-        if key not in ("type", "name", "exclude"):
-            raise NameNotFound.of("key of targets", str(key), ("type", "name", "exclude"))
+    """A pattern, a list of patterns, or `{kind: ffn, type: Conv2d, name: pattern, exclude: pattern}`."""
+    if not isinstance(value, (str, list, dict)):
+        raise InputError("want a pattern, a list of patterns, or a mapping with kind, type, name, exclude")
+    prunus.granularity.read(value)
     return value
 
 
