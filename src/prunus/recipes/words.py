@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePath
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from pydantic import BaseModel
@@ -16,6 +16,7 @@ import prunus.allocation
 import prunus.criteria
 import prunus.granularity
 import prunus.schedules
+from prunus.axes import Inexact
 from prunus.errors import InputError, NameNotFound, RecipeError
 from prunus.recipes.resolve import split_name
 from prunus.training.evaluate import NAMED_METRICS
@@ -111,6 +112,22 @@ def schedule(value: Any) -> Any:
 def policy(value: Mapping[str, Any]) -> None:
     """The parts of a policy, together."""
     _parse({"policies": [value]})
+
+
+def inexact(value: Any) -> Any:
+    """`forbid`, `compensate` or `allow`."""
+    choices = get_args(Inexact)
+    if _text(value, ", ".join(choices[:-1]) + f" or {choices[-1]}") not in choices:
+        raise NameNotFound.of("policy for statistics", value, choices)
+    return value
+
+
+def coupled(fold_constants: bool, inexact: str, granularities: Sequence[str]) -> None:
+    """Words about units that are removed ask for a policy that prunes some."""
+    kinds = [prunus.granularity.granularity(text).name for text in granularities]
+    asked = ["fold_constants: true"] * fold_constants + [f"inexact: {inexact}"] * (inexact != "forbid")
+    if asked and not set(kinds) & set(prunus.granularity.COUPLED):
+        raise InputError(f"`{asked[0]}` is about filters and channels, but the policies prune {', '.join(kinds)}")
 
 
 def stop(value: Any) -> Any:
