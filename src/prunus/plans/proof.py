@@ -186,15 +186,23 @@ def mask_(model: nn.Module, surgery: Surgery) -> None:
 
 
 class _AllFloat64(TorchFunctionMode):
-    """Give float64 to code that asks for another floating dtype by name, as many normalisations do."""
+    """Give float64 to code that asks for another floating dtype by name, as many normalisations do.
+
+    own: the model's dtype, whose epsilon RMSNorm takes where none is given.
+    """
+
+    def __init__(self, own: torch.dtype) -> None:
+        super().__init__()
+        self.epsilon = torch.finfo(
+            own if own is torch.float64 else torch.float32
+        ).eps  # torch computes halves in float32
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one torch function with every floating dtype replaced."""
         if func in (Tensor.float, Tensor.half, Tensor.bfloat16):
             func = Tensor.double
         if func in (torch.rms_norm, functional.rms_norm) and _no_epsilon(args, kwargs or {}):
-            kwargs = {**(kwargs or {}), "eps": torch.finfo(torch.float32).eps}  # what the model itself computes with
-            args = args[:3]
+            args, kwargs = args[:3], {**(kwargs or {}), "eps": self.epsilon}
         args, kwargs = pytree.tree_map(
             lambda x: torch.float64 if isinstance(x, torch.dtype) and x.is_floating_point else x, (args, kwargs or {})
         )
@@ -206,12 +214,12 @@ def _no_epsilon(args: Any, kwargs: Any) -> bool:
 
 
 @contextmanager
-def float64_code() -> Iterator[None]:
-    """Let everything that runs inside compute in float64, whatever dtypes its code names."""
+def float64_code(own: torch.dtype = torch.float32) -> Iterator[None]:
+    """Let everything that runs inside compute in float64, whatever dtypes its code names; `own` is the model's."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
-        with _AllFloat64():
+        with _AllFloat64(own):
             yield
     finally:
         torch.set_default_dtype(before)
@@ -220,7 +228,7 @@ def float64_code() -> Iterator[None]:
 def run(model: nn.Module, graph: Graph, *, noise: bool = False) -> list[Tensor]:
     """Run a float64 model on the example inputs; return its outputs in order, integers and flags as numbers."""
     args, kwargs = float64_inputs(model, graph, noise=noise)
-    with float64_code():
+    with float64_code(graph.dtype):
         leaves = pytree.tree_leaves(model(*args, **kwargs))
     return [x if x.is_complex() else x.double() for x in leaves if isinstance(x, Tensor)]
 

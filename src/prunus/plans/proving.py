@@ -30,7 +30,7 @@ def prove_plan(
     def in_float64(dense: nn.Module) -> Graph:
         # captured anew, once: the first capture spells out the model's own dtype where code asks for it
         if not captured:
-            with float64_code():
+            with float64_code(graph.dtype):
                 inputs = float64_inputs(dense, graph)
                 captured.append(trace(dense, *inputs, inexact=graph.context.inexact))
         return captured[0]
