@@ -5,9 +5,10 @@ import subprocess
 import sys
 
 import pytest
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from prunus import __version__
+from prunus import __version__, prune, save, zoo
 from prunus.cli.app import app
 from prunus.recipes import packaged
 from prunus.recipes.load import load_recipe
@@ -33,7 +34,7 @@ def test_help_and_version_do_not_import_torch():
 
 def test_the_set_of_commands_and_options_grows_on_purpose():
     assert {command.name for command in app.registered_commands} == {
-        "quickstart", "run", "inspect", "report", "schema", "version",
+        "quickstart", "run", "inspect", "verify", "report", "schema", "version",
     }  # fmt: skip
     found = invoke("run", "--help").output
     for option in ("--set", "--out", "--dry-run", "--fresh", "--resume"):
@@ -133,6 +134,16 @@ def test_inspect_takes_indices():
     assert done.exit_code == 0, done.output
 
 
+def test_inspect_draws_a_picture(tmp_path):
+    arguments = ["inspect", "prunus.zoo:lenet5", "--input", "1,1,28,28", "--picture"]
+    done = invoke(*arguments, tmp_path / "lenet.svg")
+    assert done.exit_code == 0, done.output
+    assert "lenet.svg" in done.output.splitlines()[-1]
+    assert (tmp_path / "lenet.svg").read_text(encoding="utf-8").startswith("<svg")
+    (tmp_path / "file").write_text("")
+    assert "cannot write" in invoke(*arguments, tmp_path / "file" / "lenet.svg").output
+
+
 def test_debug_shows_where_an_error_came_from(monkeypatch, tmp_path):
     monkeypatch.setenv("PRUNUS_DEBUG", "1")
     assert isinstance(invoke("report", tmp_path).exception, ValueError)
@@ -167,3 +178,29 @@ def test_quickstart_falls_back_to_digits_and_stays_with_them(tmp_path, monkeypat
     again = invoke("quickstart", "--out", tmp_path / "q", "--no-open")
     assert "is finished" in again.output
     assert "(digits)" in again.output
+
+
+def test_verify_three_ways_to_end(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model, x = zoo.build("lenet5"), zoo.example_input("lenet5")
+    small, _ = prune(model, x, ratio=0.5, measure_latency=False)
+    save(small, tmp_path / "small.prunus")
+    save_file(model.state_dict(), tmp_path / "dense.safetensors")
+    arguments = ["verify", "prunus.zoo:lenet5", "small.prunus", "--input", "2,1,28,28"]
+    done = invoke(*arguments)
+    assert done.exit_code == 0, done.output
+    assert "draws of random weights and inputs: 3" in done.output
+    assert done.output.endswith("\nholds\n")
+    assert "untouched: exact slices of the dense ones" in invoke(*arguments, "--dense", "dense.safetensors").output
+    other = invoke("verify", "prunus.zoo:lenet_300_100", *arguments[2:])
+    assert other.exit_code == 1
+    assert "does not hold: the thinned model was not made from prunus.zoo.lenet.LeNet300" in other.output
+    for wrong, sentence in (
+        (["verify", "prunus.zoo:lenet5", "missing.prunus", "--input", "1,1,28,28"], "there is no file missing.prunus"),
+        ([*arguments, "--dense", "missing.safetensors"], "there is no file missing.safetensors"),
+        ([*arguments, "--dense", "small.prunus"], "small.prunus does not hold the weights of LeNet5"),
+        (arguments[:3], "no input shape"),
+    ):
+        failed = invoke(*wrong)
+        assert failed.exit_code == 2, failed.output
+        assert sentence in failed.output

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from prunus.plans.surgery import cut
+from prunus.plans.tensors import cut
 
 LAST = torch.channels_last
 

@@ -10,6 +10,8 @@ from prunus.axes.algebra import Axis, AxisConflictError, unify
 from prunus.axes.trace import Meta, Node, Ref, Trace
 
 Role = Literal["out", "in", "scale"]
+Inexact = Literal["forbid", "compensate", "allow"]
+"""What may happen where removing a unit changes a statistic: nothing, only what can be made exact, or all."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,24 @@ class Value:
         return Value(self.dims, tuple(z and flag for z in self.zero))
 
 
+@dataclass(frozen=True)
+class Rescaled:
+    """A norm by the root of a mean of squares, over `axis` of N units; N' are left.
+
+    sum / N' takes the place of sum / N, so epsilon becomes eps * N / N' and the weight w * sqrt(N / N'): exact.
+    weight: its state name; offset: 1.0 where the weight is stored less one. eps: its value in the dense model.
+    node, position: the operation that takes epsilon, and where; attribute: its place in the user's class.
+    """
+
+    axis: Axis
+    weight: str
+    offset: float
+    eps: float
+    node: int
+    position: int
+    attribute: str | None
+
+
 @dataclass
 class Context:
     """The state of one propagation.
@@ -45,9 +65,15 @@ class Context:
     roles: (state name, dim) -> what the dimension is to the operation that uses it.
     equal: axes that must keep equally many positions.
     unknown: operations without a rule -> where they occur.
+    inexact: the policy for statistics that count the units.
+    rescaled: node index -> the norm whose weight and epsilon (there) make up for units that its mean no longer counts.
+    approximate: node index -> axes over which the operation runs with fewer units than the masked model has.
+    pinned: attentions whose scale stays what the dense width of a head makes it, by node index.
+    kinds: what an axis is to the operation that names it, such as `head`.
     """
 
     trace: Trace
+    inexact: Inexact = "forbid"
     values: list[Value | tuple[Value | None, ...] | None] = field(default_factory=list)
     state: dict[str, Value] = field(default_factory=dict)
     macs: list[tuple[Axis, ...]] = field(default_factory=list)
@@ -57,6 +83,10 @@ class Context:
     roles: dict[tuple[str, int], Role] = field(default_factory=dict)
     equal: list[tuple[Axis, ...]] = field(default_factory=list)
     unknown: dict[str, list[str]] = field(default_factory=dict)
+    rescaled: dict[int, Rescaled] = field(default_factory=dict)
+    approximate: dict[int, list[Axis]] = field(default_factory=dict)
+    pinned: dict[int, Axis] = field(default_factory=dict)
+    kinds: list[tuple[Axis, str]] = field(default_factory=list)
 
     def value(self, ref: Ref | None) -> Value:
         """Return the single value that a tensor argument refers to."""
@@ -82,6 +112,14 @@ class Context:
         """Freeze axes, naming the operation and the source line."""
         for axis in [axes] if isinstance(axes, Axis) else axes:
             axis.freeze(because(why, node))
+
+    def count(self, axes: Axis | Iterable[Axis], why: str, node: Node) -> None:
+        """A statistic counts positions that may be removed: freeze them, unless the policy allows another function."""
+        for axis in [axes] if isinstance(axes, Axis) else axes:
+            if self.inexact == "allow":
+                self.approximate.setdefault(node.index, []).append(axis)
+            else:
+                self.freeze(axis, why, node)
 
     def contract(self, a: Axis, a_zero: bool, b: Axis, b_zero: bool, node: Node) -> None:
         """Couple the two sides of a sum of products; freeze them where removal would drop something that is not 0."""

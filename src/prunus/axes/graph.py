@@ -6,14 +6,16 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from prunus.axes.algebra import Axis
-from prunus.axes.context import Context
+from prunus.axes.constraints import settle
+from prunus.axes.context import Context, Inexact
+from prunus.axes.following import Claim, claims, solve
 from prunus.axes.groups import (
     Frozen,
     Group,
@@ -21,7 +23,6 @@ from prunus.axes.groups import (
     find_frozen,
     find_groups,
     first_reason,
-    split_compound_equals,
 )
 from prunus.axes.positions import kept_positions, size_after
 from prunus.axes.propagate import propagate
@@ -67,6 +68,10 @@ class Graph:
     @cached_property
     def _by_name(self) -> dict[str, Group]:
         return {group.name: group for group in self.groups}
+
+    @cached_property
+    def _claims(self) -> list[Claim]:
+        return claims(self.context, self.model)
 
     @cached_property
     def _full(self) -> Size:
@@ -117,12 +122,15 @@ class Graph:
             for dim, axis in enumerate(value.dims):
                 if size_after(axis, by_axis) != axis.root().size:
                     edits.setdefault(name, {})[dim] = kept_positions(axis, by_axis)
-        attributes = {
-            f"{module}.{attribute}" if module else attribute: (axis.root().size, size_after(axis, by_axis))
-            for (module, attribute), axis in self.context.attributes.items()
-            if size_after(axis, by_axis) != axis.root().size
-        }
-        return Surgery(edits, attributes, by_axis)
+        numbers: dict[str, tuple[float, float]] = dict(solve(self._claims, by_axis))
+        scales = {}
+        for norm in self.context.rescaled.values():
+            growth = norm.axis.root().size / size_after(norm.axis, by_axis)
+            if growth != 1:
+                scales[norm.weight] = (growth**0.5, norm.offset)
+                if norm.attribute is not None:
+                    numbers[norm.attribute] = (norm.eps, norm.eps * growth)
+        return Surgery(edits, numbers, scales, by_axis)
 
     def __str__(self) -> str:
         size = self.size()
@@ -144,34 +152,42 @@ class Surgery:
     """The consequences of a plan, by name.
 
     edits: parameter or buffer -> dimension -> kept positions, ascending.
-    attributes: `path.attribute` -> (size now, size then), for numbers that operations read from modules.
+    attributes: `path.attribute` -> (value now, value then), for numbers that operations read from modules.
+    scales: parameter -> (factor, offset): what is left of w becomes (w + offset) * factor - offset.
     kept: axis -> kept positions, to translate any tensor of the trace.
     """
 
     edits: Mapping[str, Mapping[int, NDArray[np.int64]]]
-    attributes: Mapping[str, tuple[int, int]]
+    attributes: Mapping[str, tuple[float, float]]
+    scales: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     kept: Mapping[Axis, NDArray[np.int64]] = field(default_factory=dict, repr=False)
 
 
-def trace(model: nn.Module, args: Any, kwargs: Mapping[str, Any] | None = None) -> Graph:
+def trace(
+    model: nn.Module, args: Any, kwargs: Mapping[str, Any] | None = None, *, inexact: Inexact = "forbid"
+) -> Graph:
     """Capture a model on example inputs and find out what hangs together.
 
     model: any module that `torch.export` captures; it is left as it was. `torch.compile`, `nn.DataParallel` and
         `DistributedDataParallel` are looked into: names are those of the plain module inside.
     args: a tensor, or a tuple of positional arguments. kwargs: keyword arguments of forward.
+    inexact: what may happen where a statistic counts the units of an axis. `forbid` keeps the axis whole. `compensate`
+        lets it go where numbers make up for it exactly: RMSNorm's weight and epsilon grow, attention's scale stays.
+        `allow` also runs LayerNorm and other means and variances over what is left, which is another function.
     Raises CaptureError, with the cause in one sentence, where the model cannot be run or captured.
     """
     model = unwrapped(model)
+    if inexact not in get_args(Inexact):
+        raise InputError(f"inexact is {inexact!r}; choose one of {', '.join(get_args(Inexact))}")
     evaluated = capture(model, args, kwargs)
     try:
-        ctx = propagate(evaluated, capture(model, args, kwargs, training=True))
+        ctx = propagate(evaluated, capture(model, args, kwargs, training=True), inexact)
     except CaptureError:  # a batch of one under batch norm, say: what is evaluated is still known
-        ctx = propagate(evaluated)
-    for leaf in split_compound_equals(ctx):
-        leaf.freeze("one number cuts it into pieces that are not single axes")
+        ctx = propagate(evaluated, inexact=inexact)
+    pairs = settle(ctx, claims(ctx, model))
     groups = find_groups(ctx)
     unknown = {op: tuple(places) for op, places in ctx.unknown.items()}
-    return Graph(groups, find_frozen(ctx), unknown, equal_sets(ctx, groups), ctx.trace, ctx, model)
+    return Graph(groups, find_frozen(ctx), unknown, equal_sets(pairs, groups), ctx.trace, ctx, model)
 
 
 __all__ = ["Graph", "Size", "Surgery", "trace"]

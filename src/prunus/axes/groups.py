@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Literal
 
 from torch import Tensor
 
 from prunus.axes.algebra import Axis
 from prunus.axes.context import Context, Role
 from prunus.axes.positions import unit_positions
+
+KINDS = ("head", "head dim", "expert", "hidden")
+"""What operations call an axis, the most telling first: a table of position biases per head is an embedding too."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +44,11 @@ class Group:
     """A leaf axis that some parameter carries and nothing freezes: channels, features, heads.
 
     name: after the first module that produces it; `conv1#2` for the second one of the same module.
-    size: number of units. kind: `channel` (convolutions) or `feature` (linear maps).
+    size: number of units. kind: `channel` (convolutions), `head`, `head dim`, `hidden` (what norms and embeddings
+        span), `ffn` (between two maps of the hidden axis), else `feature`.
     members: every dimension of every parameter and buffer that loses positions with it.
+    exactness: `exact`; `compensated` where weights or a scale make up for units that are gone; `inexact` where a
+        statistic then runs over fewer units than the masked model's.
     """
 
     name: str
@@ -49,6 +56,7 @@ class Group:
     kind: str
     members: tuple[Member, ...]
     leaf: Axis = field(repr=False, compare=False)
+    exactness: Literal["exact", "compensated", "inexact"] = "exact"
 
 
 @dataclass(frozen=True)
@@ -75,18 +83,48 @@ def find_groups(ctx: Context) -> tuple[Group, ...]:
                     carried.setdefault(leaf, []).append(member)
     found = {leaf: ms for leaf, ms in carried.items() if any(m.is_parameter for m in ms) and _separable(leaf, ms)}
     names = _names(found)
-    conv = {n.args[1].index for n in ctx.trace.nodes if n.kind == "op" and "conv" in n.op}
-    convolved = {ctx.trace.nodes[i].target for i in conv}
+    kinds, exactness = _kinds(ctx, found), _exactness(ctx)
     return tuple(
-        Group(
-            names[leaf],
-            leaf.size,
-            "channel" if any(m.param in convolved and m.role == "out" for m in members) else "feature",
-            tuple(members),
-            leaf,
-        )
+        Group(names[leaf], leaf.size, kinds[leaf], tuple(members), leaf, exactness.get(leaf, "exact"))
         for leaf, members in found.items()
     )
+
+
+def _kinds(ctx: Context, found: Mapping[Axis, list[Member]]) -> dict[Axis, str]:
+    """Say what each leaf is: what an operation called it, or what makes it and what reads it."""
+    named: dict[Axis, str] = {}
+    for axis, kind in sorted(ctx.kinds, key=lambda pair: KINDS.index(pair[1])):
+        for leaf in axis.leaves():
+            named.setdefault(leaf, kind)
+    conv = {n.args[1].index for n in ctx.trace.nodes if n.kind == "op" and "conv" in n.op}
+    convolved = {ctx.trace.nodes[i].target for i in conv}
+    kinds = {}
+    for leaf, members in found.items():
+        if any(m.param in convolved and m.role == "out" for m in members):
+            kinds[leaf] = "channel"
+        elif leaf in named:
+            kinds[leaf] = named[leaf]
+        else:
+            kinds[leaf] = "ffn" if any(_writes(ctx, m, named, "hidden") for m in members) else "feature"
+    return kinds
+
+
+def _writes(ctx: Context, member: Member, named: Mapping[Axis, str], kind: str) -> bool:
+    """Tell whether the map that reads a member makes an axis of this kind."""
+    if member.role != "in":
+        return False
+    others = (axis for dim, axis in enumerate(ctx.state[member.param].dims) if dim != member.dim)
+    return any(named.get(leaf) == kind for axis in others for leaf in axis.leaves())
+
+
+def _exactness(ctx: Context) -> dict[Axis, Literal["exact", "compensated", "inexact"]]:
+    out: dict[Axis, Literal["exact", "compensated", "inexact"]] = {}
+    for axis in (*(norm.axis for norm in ctx.rescaled.values()), *ctx.pinned.values()):
+        out.update(dict.fromkeys(axis.leaves(), "compensated"))
+    for axes in ctx.approximate.values():
+        for axis in axes:
+            out.update(dict.fromkeys(axis.leaves(), "inexact"))
+    return out
 
 
 def _separable(leaf: Axis, members: list[Member]) -> bool:
@@ -125,27 +163,18 @@ def find_frozen(ctx: Context) -> tuple[Frozen, ...]:
 
 
 def first_reason(axis: Axis) -> str:
-    """Return why the first frozen leaf of an axis is frozen."""
-    return next((leaf.reason for leaf in axis.leaves() if leaf.reason is not None), "nothing freezes it")
+    """Return why the largest frozen leaf of an axis is frozen: the width of a gate says more than the four gates."""
+    frozen = [leaf for leaf in axis.leaves() if leaf.reason is not None]
+    return max(frozen, key=lambda leaf: leaf.size).reason or "" if frozen else "nothing freezes it"
 
 
-def equal_sets(ctx: Context, groups: tuple[Group, ...]) -> tuple[tuple[str, ...], ...]:
-    """Return the names of groups that must lose equally many units, because one number cuts their positions."""
+def equal_sets(pairs: Sequence[tuple[Axis, Axis]], groups: tuple[Group, ...]) -> tuple[tuple[str, ...], ...]:
+    """Return the names of groups that must keep equally many units: the pairs' transitive closure."""
     by_leaf = {group.leaf: group.name for group in groups}
-    sets = []
-    for axes in ctx.equal:
-        leaves = [list(dict.fromkeys(axis.leaves())) for axis in axes]
-        if all(len(found) == 1 and found[0] in by_leaf for found in leaves):
-            names = tuple(dict.fromkeys(by_leaf[found[0]] for found in leaves))
-            if len(names) > 1:
-                sets.append(names)
-    return tuple(dict.fromkeys(sets))
-
-
-def split_compound_equals(ctx: Context) -> Iterator[Axis]:
-    """Yield the leaves of chunk pieces that are terms, whose equality no single count can express."""
-    for axes in ctx.equal:
-        leaves = [list(dict.fromkeys(axis.leaves())) for axis in axes]
-        if any(len(found) != 1 for found in leaves) and len({tuple(f) for f in leaves}) > 1:
-            for found in leaves:
-                yield from found
+    sets: dict[str, set[str]] = {}
+    for a, b in pairs:
+        if a in by_leaf and b in by_leaf:
+            merged = {by_leaf[a], by_leaf[b]} | sets.get(by_leaf[a], set()) | sets.get(by_leaf[b], set())
+            sets.update(dict.fromkeys(merged, merged))
+    ordered = [tuple(g.name for g in groups if g.name in sets[name]) for name in by_leaf.values() if name in sets]
+    return tuple(dict.fromkeys(ordered))

@@ -5,20 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 from prunus.axes.algebra import unify
-from prunus.axes.context import Context, Value, because, fresh, frozen, frozen_result
+from prunus.axes.context import Context, Inexact, Value, because, fresh, frozen, frozen_result
 from prunus.axes.rules import lookup
 from prunus.axes.rules.pointwise import base_name, is_pointwise, pointwise
 from prunus.axes.rules.registry import Result
 from prunus.axes.trace import GETITEM, Meta, Node, Ref, Trace
 
 
-def propagate(trace: Trace, training: Trace | None = None) -> Context:
+def propagate(trace: Trace, training: Trace | None = None, inexact: Inexact = "forbid") -> Context:
     """Return the axes of every tensor in the trace.
 
     training: the same model captured as it trains. What runs then alone (auxiliary heads) couples and freezes too, so
     that the thinned model still trains; its own parameters stay whole, since no proof reaches them.
+    inexact: what may happen to statistics that count the units; see `trace`.
     """
-    ctx = Context(trace)
+    ctx = Context(trace, inexact)
     for name, meta in trace.state.items():
         ctx.state[name] = _state_value(name, meta)
     for name, first in trace.ties.items():
@@ -26,7 +27,7 @@ def propagate(trace: Trace, training: Trace | None = None) -> Context:
             unify(a, b)
     _walk(ctx)
     if training is not None:
-        _walk(Context(training, state=ctx.state, unknown=ctx.unknown))
+        _walk(Context(training, inexact, state=ctx.state, unknown=ctx.unknown, kinds=ctx.kinds))
     _freeze_unreached(ctx)
     return ctx
 

@@ -6,17 +6,22 @@ another way to capture can stand in for `torch.export`.
 
 from __future__ import annotations
 
+import io
+import logging
 import operator
 import re
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from prunus.axes.planted import TAG, Call, planting
 from prunus.axes.unwrap import check_cuttable
 from prunus.errors import CaptureError, InputError
 
@@ -46,6 +51,7 @@ class Node:
     value: Meta, a tuple of Meta (and None) for several results, or None where the result is no tensor.
     module: path of the innermost module whose forward made the node.
     location: `file.py:12`, the user's line.
+    call: which of the trace's calls made it, where a planted integer was among that call's arguments.
     """
 
     index: int
@@ -56,6 +62,7 @@ class Node:
     value: Meta | tuple[Meta | None, ...] | None
     module: str
     location: str
+    call: int | None = None
 
     def refs(self) -> Iterator[Ref]:
         """Yield every tensor argument in order."""
@@ -90,6 +97,7 @@ class Trace:
     constants: tensors that forward made outside the graph, by node name.
     out_spec: how outputs nest, as a pytree spec.
     args, kwargs: the example inputs, kept for the proof.
+    calls: calls of torch functions that the model's own numbers reached.
     """
 
     nodes: tuple[Node, ...]
@@ -100,6 +108,16 @@ class Trace:
     out_spec: Any = field(repr=False)
     args: tuple[Any, ...] = field(repr=False)
     kwargs: Mapping[str, Any] = field(repr=False)
+    calls: tuple[Call, ...] = field(default=(), repr=False)
+
+    @cached_property
+    def users(self) -> Mapping[int, tuple[int, ...]]:
+        """Node index -> the nodes that read its result, each once, in order; assertions do not count."""
+        found: dict[int, dict[int, None]] = {}
+        for node in self.nodes:
+            for ref in node.refs() if node.value is not None or node.kind == "output" else ():
+                found.setdefault(ref.index, {})[node.index] = None
+        return {index: tuple(users) for index, users in found.items()}
 
 
 def as_inputs(args: Any, kwargs: Mapping[str, Any] | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -125,15 +143,28 @@ def capture(model: nn.Module, args: Any, kwargs: Mapping[str, Any] | None = None
     flags = {module: module.training for module in model.modules()}
     model.train(training)
     try:
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with planting(model) as recorder, torch.no_grad(), _quiet():
             program = torch.export.export(model, args, kwargs, strict=False)
     except Exception as cause:
         raise CaptureError(_export_failure(model, args, kwargs, cause)) from cause
     finally:
         for module, flag in flags.items():
             module.training = flag
-    return _record(program, model, args, kwargs)
+    return replace(_record(program, model, args, kwargs), calls=tuple(recorder.calls))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep back what export prints: warnings, and whole graphs where it fails; the error says what matters."""
+    logger = logging.getLogger("torch.fx.experimental.symbolic_shapes")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _export_failure(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], cause: Exception) -> str:
@@ -198,6 +229,7 @@ def _record_node(node: Any, position: int, index: Mapping[Any, int], names: Mapp
         value=_meta(node.meta.get("val")),
         module=stack[-1][0] if stack else "",
         location=_location(node.meta.get("stack_trace") or ""),
+        call=(node.meta.get("custom") or {}).get(TAG),
     )
 
 

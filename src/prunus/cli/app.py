@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from prunus.cli import inspect, quickstart, report, run, schema, version
+from prunus.cli import inspect, quickstart, report, run, schema, verify, version
 
 app = typer.Typer(
     name="prunus",
@@ -22,6 +22,7 @@ for name, module in {
     "quickstart": quickstart,
     "run": run,
     "inspect": inspect,
+    "verify": verify,
     "report": report,
     "schema": schema,
     "version": version,

@@ -5,6 +5,7 @@ from prunus.plans.plan import Plan
 from prunus.plans.proof import Proof
 from prunus.plans.record import Record, record_of
 from prunus.plans.store import load, save
-from prunus.plans.surgery import named_state
+from prunus.plans.tensors import named_state
+from prunus.plans.verify import Verdict, verify
 
-__all__ = ["GraphModel", "Plan", "Proof", "Record", "load", "named_state", "record_of", "save"]
+__all__ = ["GraphModel", "Plan", "Proof", "Record", "Verdict", "load", "named_state", "record_of", "save", "verify"]

@@ -10,18 +10,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+Number = tuple[Any, str, Any]
+"""An object, its attribute, and the value that it shall hold."""
+
 
 @dataclass(frozen=True)
 class Changes:
     """New values for tensors, optimizer state and module attributes.
 
     tensors: parameter or buffer -> (its new data, its new gradient). slots: (state of a parameter, key, new value).
-    numbers: (module, attribute, new value).
+    numbers: (module or config, attribute, new value).
     """
 
     tensors: dict[Tensor, tuple[Tensor, Tensor | None]] = field(default_factory=dict)
     slots: list[tuple[dict[str, Any], str, Any]] = field(default_factory=list)
-    numbers: list[tuple[nn.Module, str, Any]] = field(default_factory=list)
+    numbers: list[Number] = field(default_factory=list)
 
     @classmethod
     def joined(cls, parts: Iterable[Changes]) -> Changes:
@@ -38,15 +41,15 @@ class Changes:
         before = Changes(
             {tensor: (tensor.data, gradient_of(tensor)) for tensor in self.tensors},
             [(slot, key, slot[key]) for slot, key, _ in self.slots],
-            [(module, attribute, getattr(module, attribute)) for module, attribute, _ in self.numbers],
+            [(owner, attribute, getattr(owner, attribute, None)) for owner, attribute, _ in self.numbers],
         )
         try:
             for tensor, (data, gradient) in self.tensors.items():
                 set_(tensor, data, gradient)
             for slot, key, value in self.slots:
                 slot[key] = value
-            for module, attribute, value in self.numbers:
-                setattr(module, attribute, value)
+            for owner, attribute, value in self.numbers:
+                _put(owner, attribute, value)
         except BaseException:
             before._restore_()
             raise
@@ -56,9 +59,16 @@ class Changes:
             set_(tensor, data, gradient)
         for slot, key, value in self.slots:
             slot[key] = value
-        for module, attribute, value in self.numbers:
+        for owner, attribute, value in self.numbers:
             with suppress(Exception):  # one that cannot be set was not
-                setattr(module, attribute, value)
+                _put(owner, attribute, value)
+
+
+def _put(owner: Any, attribute: str, value: Any) -> None:
+    if isinstance(owner, nn.Module):
+        setattr(owner, attribute, value)
+    else:
+        vars(owner)[attribute] = value  # a config may be frozen, or check a value against others that change with it
 
 
 def set_(tensor: Tensor, data: Tensor, gradient: Tensor | None) -> None:

@@ -15,10 +15,14 @@ from prunus.axes.rules.pointwise import base_name
 from prunus.axes.trace import GETITEM, Node, Ref
 from prunus.errors import InputError
 from prunus.plans.rewrite import SizeOf, input_axes, is_assertion, rewritten
-from prunus.plans.surgery import named_state, thin_
+from prunus.plans.surgery import thin_
+from prunus.plans.tensors import named_state
 
 # Operations that ask whether the model trains, and the position of the argument that says so.
-TRAINING = {"dropout": 2, "feature_dropout": 2, "alpha_dropout": 2, "batch_norm": 5, "instance_norm": 5, "rrelu": 3}
+TRAINING = {
+    "dropout": 2, "feature_dropout": 2, "alpha_dropout": 2, "batch_norm": 5, "instance_norm": 5, "rrelu": 3,
+    "lstm": 6, "gru": 6, "rnn_tanh": 6, "rnn_relu": 6,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -15,7 +15,9 @@ from prunus.errors import CaptureError, InputError, NameNotFound, NothingToPrune
 from prunus.plans.graph_model import thinned_graph
 from prunus.plans.proof import Proof, apply_masks_, float64_code, float64_inputs, mask_, prove
 from prunus.plans.record import Form, Record, attach, describe_inputs, record_of
-from prunus.plans.surgery import check_same_model, cut, thin_
+from prunus.plans.reference import is_inexact, reference
+from prunus.plans.surgery import check_same_model, thin_
+from prunus.plans.tensors import cut
 
 
 @dataclass(frozen=True)
@@ -102,22 +104,32 @@ class Plan:
         check_same_model(model, self._shapes())
         captured: list[Graph] = []
 
+        def in_float64(dense: nn.Module) -> Graph:
+            # captured anew, once: the first capture spells out the model's own dtype where code asks for it
+            if not captured:
+                with float64_code():
+                    inputs = float64_inputs(dense, self.graph)
+                    captured.append(trace(dense, *inputs, inexact=self.graph.context.inexact))
+            return captured[0]
+
         def as_class(dense: nn.Module) -> nn.Module:
             thin_(dense, self._surgery)
             return dense
 
         def as_graph(dense: nn.Module) -> nn.Module:
-            # captured anew, once: the first capture spells out the model's own dtype where code asks for it
-            if not captured:
-                with float64_code():
-                    captured.append(trace(dense, *float64_inputs(dense, self.graph)))
-            return thinned_graph(dense, captured[0], captured[0].surgery(self.kept))
+            graph = in_float64(dense)
+            return thinned_graph(dense, graph, graph.surgery(self.kept))
 
+        def over_kept(masked: nn.Module) -> nn.Module:
+            graph = in_float64(masked)
+            return reference(masked, graph, graph.surgery(self.kept).kept)
+
+        refer = over_kept if is_inexact(self.graph, self._surgery.kept) else None
         try:
-            return prove(model, self.graph, self._surgery, self.masks, as_class), "class"
+            return prove(model, self.graph, self._surgery, self.masks, as_class, refer), "class"
         except ProofError as stiff:
             try:
-                return prove(model, self.graph, self._surgery, self.masks, as_graph), "graph"
+                return prove(model, self.graph, self._surgery, self.masks, as_graph, refer), "graph"
             except (ProofError, CaptureError):
                 raise stiff from None
 
@@ -201,12 +213,13 @@ class Plan:
             kept={name: tuple(positions.tolist()) for name, positions in self.kept.items()},
             sizes={name: self.graph[name].size for name in self.kept},
             shapes={name: self.graph.trace.state[name].shape for name in surgery.edits},
-            surgery=Surgery(surgery.edits, surgery.attributes),
+            surgery=replace(surgery, kept={}),
             masks=self.thinned_masks(),
             provenance=dict(self.provenance),
             proof=proof,
             form=form,
             inputs=describe_inputs(self.graph) if form == "graph" else None,
+            inexact=is_inexact(self.graph, self._surgery.kept),
         )
 
     def explain(self) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
@@ -17,7 +18,7 @@ from prunus.axes import Graph, Surgery, copied
 from prunus.axes.context import Value
 from prunus.axes.positions import kept_positions
 from prunus.errors import ProofError
-from prunus.plans.surgery import keep_mask, named_state
+from prunus.plans.tensors import keep_mask, named_state
 
 TOLERANCE = 1e-10
 
@@ -65,19 +66,27 @@ Build = Callable[[nn.Module], nn.Module]
 
 
 @torch.no_grad()
-def prove(model: nn.Module, graph: Graph, surgery: Surgery, masks: Mapping[str, Tensor], build: Build) -> Proof:
+def prove(
+    model: nn.Module,
+    graph: Graph,
+    surgery: Surgery,
+    masks: Mapping[str, Tensor],
+    build: Build,
+    refer: Build | None = None,
+) -> Proof:
     """Compare masked and thinned copies of `model` on its example inputs, then with noise on weights and inputs.
 
     The noise is what shows an error behind a dead branch, or behind examples that are all zero.
+    refer: makes what the thinned model is held against out of the masked one, where that is not the masked one itself.
     model: the dense model; it is not touched. Three float64 copies of it live while this runs.
     Raises ProofError, naming the first module whose output differs, unless they agree to 1e-10 of the largest output.
     """
     dense = copied(model).double().eval()
     apply_masks_(dense, masks)
-    own = _compare(dense, graph, surgery, build)
+    own = _compare(dense, graph, surgery, build, refer)
     _randomise_(dense)
     apply_masks_(dense, masks)
-    return Proof(own[0], own[1], _compare(dense, graph, surgery, build, finite=False)[1])
+    return Proof(own[0], own[1], _compare(dense, graph, surgery, build, refer, finite=False)[1])
 
 
 def apply_masks_(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
@@ -88,11 +97,13 @@ def apply_masks_(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
 
 
 def _compare(
-    dense: nn.Module, graph: Graph, surgery: Surgery, build: Build, finite: bool = True
+    dense: nn.Module, graph: Graph, surgery: Surgery, build: Build, refer: Build | None, finite: bool = True
 ) -> tuple[float, float]:
     """Return the absolute and relative difference of masked and thinned outputs."""
     masked = copied(dense)
     mask_(masked, surgery)
+    if refer is not None:
+        masked = refer(masked)
     thinned = build(copied(dense))
     try:
         want = run(masked, graph, noise=not finite)
@@ -146,10 +157,17 @@ class _AllFloat64(TorchFunctionMode):
         """Run one torch function with every floating dtype replaced."""
         if func in (Tensor.float, Tensor.half, Tensor.bfloat16):
             func = Tensor.double
+        if func in (torch.rms_norm, functional.rms_norm) and _no_epsilon(args, kwargs or {}):
+            kwargs = {**(kwargs or {}), "eps": torch.finfo(torch.float32).eps}  # what the model itself computes with
+            args = args[:3]
         args, kwargs = pytree.tree_map(
             lambda x: torch.float64 if isinstance(x, torch.dtype) and x.is_floating_point else x, (args, kwargs or {})
         )
         return func(*args, **kwargs)
+
+
+def _no_epsilon(args: Any, kwargs: Any) -> bool:
+    return (args[3] if len(args) > 3 else kwargs.get("eps")) is None
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 
 from prunus.axes import Graph, Surgery
 from prunus.plans.proof import Proof
-from prunus.plans.surgery import cut
+from prunus.plans.tensors import cut
 
 _ATTRIBUTE = "_prunus_record"
 Form = Literal["class", "graph"]
@@ -27,6 +27,7 @@ class Record:
     surgery: the plan's consequences by tensor name.
     masks: parameter -> boolean in the thinned shape. proof: None where the user turned it off.
     form: whether the model is the user's class or a graph; inputs: what a graph needs to be captured again.
+    inexact: whether a statistic runs over fewer units than the masked model has, so that it is another function.
     """
 
     kept: Mapping[str, tuple[int, ...]]
@@ -38,6 +39,7 @@ class Record:
     proof: Proof | None
     form: Form = "class"
     inputs: Mapping[str, Any] | None = None
+    inexact: bool = False
 
     def after(self, before: Record | None) -> Record:
         """Say what became of the original, where the model was thinned `before`."""
@@ -57,6 +59,7 @@ class Record:
             masks=masks,
             form="graph" if "graph" in (self.form, before.form) else "class",
             inputs=before.inputs or self.inputs,
+            inexact=before.inexact or self.inexact,
         )
 
 
@@ -70,7 +73,10 @@ def _composed(first: Surgery, second: Surgery) -> Surgery:
     attributes = {**second.attributes, **first.attributes}
     for name in first.attributes.keys() & second.attributes.keys():
         attributes[name] = (first.attributes[name][0], second.attributes[name][1])
-    return Surgery(edits, attributes)
+    scales = {**first.scales, **second.scales}
+    for name in first.scales.keys() & second.scales.keys():
+        scales[name] = (first.scales[name][0] * second.scales[name][0], first.scales[name][1])
+    return Surgery(edits, attributes, scales)
 
 
 def describe_inputs(graph: Graph) -> dict[str, Any]:

@@ -18,6 +18,7 @@ aten = torch.ops.aten
 
 RESHAPES = ("view", "reshape", "_unsafe_view", "unflatten", "flatten", "view_as", "reshape_as")
 SPLITS = ("split", "chunk", "split_with_sizes", "tensor_split", "unsafe_chunk", "unsafe_split")
+NORMS = ("layer_norm", "rms_norm")
 FACTORIES = {"zeros": 0, "ones": 0, "full": 0, "empty": 0, "new_zeros": 1, "new_ones": 1, "new_full": 1, "new_empty": 1}
 
 
@@ -54,6 +55,9 @@ def rewritten(ctx: Context, node: Node, kept: Kept, varying: Varying) -> tuple[A
     args = list(node.args)
     for position, axis in ctx.numbers.get(node.index, {}).items():
         args[position] = size_after(axis, kept)
+    if node.index in ctx.rescaled:
+        norm = ctx.rescaled[node.index]
+        args[norm.position] = norm.eps * norm.axis.root().size / size_after(norm.axis, kept)
     if name in RESHAPES and isinstance(value, Value):
         return aten.reshape.default, (args[0], _open_sizes(value.dims, kept, varying)), {}
     if name in ("expand", "broadcast_to") and isinstance(value, Value):
@@ -64,6 +68,10 @@ def rewritten(ctx: Context, node: Node, kept: Kept, varying: Varying) -> tuple[A
     if name in ("slice", "narrow") and node.index in ctx.pieces:
         start, length = (size_after(piece, kept) for piece in ctx.pieces[node.index][:2])
         return aten.slice.Tensor, (args[0], node.arg(1, "dim", 0), start, start + length), {}
+    if name in NORMS and isinstance(value, Value):
+        args[1] = [size_after(axis, kept) for axis in value.dims[len(value.dims) - len(args[1]) :]]
+    if name == "scaled_dot_product_attention" and node.index in ctx.pinned:
+        return node.target, tuple(args), {**node.kwargs, "scale": ctx.pinned[node.index].root().size ** -0.5}
     if name in FACTORIES and isinstance(value, Value):
         args[FACTORIES[name]] = _sizes(value.dims, kept, varying)
     if name == "repeat" and isinstance(value, Value):

@@ -21,7 +21,8 @@ from prunus.errors import FileError, InputError
 from prunus.plans.graph_model import thinned_graph
 from prunus.plans.proof import Proof
 from prunus.plans.record import Record, as_arrays, attach, example_inputs, record_of
-from prunus.plans.surgery import check_same_model, named_state, thin_
+from prunus.plans.surgery import check_same_model, thin_
+from prunus.plans.tensors import named_state
 
 FORMAT = 1
 _HEADER = "prunus"
@@ -65,13 +66,7 @@ def load(path: str | os.PathLike[str], factory: Callable[[], nn.Module] | nn.Mod
     Returns the model in eval mode; no code in the file is run, and nothing is traced unless the result was a graph.
     Raises FileError, naming the tensor, where the file is damaged or the factory builds another model.
     """
-    header, tensors = _read(Path(path))
-    try:
-        record = _plan_from_json(header["plan"], tensors) if header["plan"] is not None else None
-        weights = {name: t for name, t in tensors.items() if not name.startswith(_MASK)}
-        weights.update({name: weights[first] for name, first in header["ties"].items()})
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-        raise FileError(f"{path} is damaged: its header does not hold together at {error}; save it again") from error
+    record, weights, name = read(path)
     model = factory if isinstance(factory, nn.Module) else factory()
     if not isinstance(model, nn.Module):
         raise InputError(f"the factory returned {type(model).__name__}, not a torch.nn.Module")
@@ -85,8 +80,23 @@ def load(path: str | os.PathLike[str], factory: Callable[[], nn.Module] | nn.Mod
         model.load_state_dict(named, strict=True)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:400]
-        raise FileError(f"{path} holds {header['class']}, which does not fit {_class_name(model)}: {reason}") from error
+        raise FileError(f"{path} holds {name}, which does not fit {_class_name(model)}: {reason}") from error
     return model.eval()
+
+
+def read(path: str | os.PathLike[str]) -> tuple[Record | None, dict[str, Tensor], str]:
+    """Return what a file holds without building a model: the record, the weights under all their names, the class.
+
+    The record is None where the model was never thinned. Raises FileError where the file is damaged.
+    """
+    header, tensors = _read(Path(path))
+    try:
+        record = _plan_from_json(header["plan"], tensors) if header["plan"] is not None else None
+        weights = {name: t for name, t in tensors.items() if not name.startswith(_MASK)}
+        weights.update({name: weights[first] for name, first in header["ties"].items()})
+        return record, weights, str(header["class"])
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        raise FileError(f"{path} is damaged: its header does not hold together at {error}; save it again") from error
 
 
 def _cut_like_file(model: nn.Module, record: Record, path: Any) -> nn.Module:
@@ -163,27 +173,31 @@ def _plan_as_json(record: Record) -> dict[str, Any]:
         "edits": edits,
         "shapes": {name: list(shape) for name, shape in record.shapes.items()},
         "attributes": {name: list(pair) for name, pair in record.surgery.attributes.items()},
+        "scales": {name: list(pair) for name, pair in record.surgery.scales.items()},
         "masks": {name: list(mask.shape) for name, mask in record.masks.items()},
         "provenance": dict(record.provenance),
         "proof": record.proof.to_dict() if record.proof else None,
         "form": record.form,
         "inputs": record.inputs,
+        "inexact": record.inexact,
     }
 
 
 def _plan_from_json(plan: dict[str, Any], tensors: Mapping[str, Tensor]) -> Record:
     edits = {n: {d: plan["positions"][i] for d, i in edit.items()} for n, edit in plan["edits"].items()}
     attributes = {name: (before, after) for name, (before, after) in plan["attributes"].items()}
+    scales = {name: (factor, offset) for name, (factor, offset) in plan.get("scales", {}).items()}
     return Record(
         kept={name: tuple(positions) for name, positions in plan["kept"].items()},
         sizes=plan["sizes"],
         shapes={name: tuple(shape) for name, shape in plan["shapes"].items()},
-        surgery=Surgery(as_arrays(edits), attributes),
+        surgery=Surgery(as_arrays(edits), attributes, scales),
         masks={name: _unpack(tensors[_MASK + name], shape) for name, shape in plan["masks"].items()},
         provenance=plan["provenance"],
         proof=Proof.from_dict(plan["proof"]) if plan["proof"] else None,
         form=plan["form"],
         inputs=plan["inputs"],
+        inexact=plan.get("inexact", False),
     )
 
 

@@ -1,14 +1,16 @@
 """What did the user say, and do it: recipes read, checked, executed."""
 
 from prunus.recipes.engine import Result, run
-from prunus.recipes.inspection import inspect_model
+from prunus.recipes.inspection import Inspection, inspect_model
 from prunus.recipes.load import load_recipe
 from prunus.recipes.opening import Opened, open_recipe, read_facts
 from prunus.recipes.packaged import quickstart
 from prunus.recipes.preview import preview
 from prunus.recipes.schema import Recipe, json_schema
+from prunus.recipes.verification import verify_file
 
 __all__ = [
+    "Inspection",
     "Opened",
     "Recipe",
     "Result",
@@ -20,4 +22,5 @@ __all__ = [
     "quickstart",
     "read_facts",
     "run",
+    "verify_file",
 ]

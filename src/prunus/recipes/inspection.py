@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -20,20 +21,38 @@ from prunus.zeros import summary
 DTYPES = {"float32": torch.float32, "int64": torch.int64}
 
 
-def inspect_model(name: str, shapes: Sequence[str]) -> list[RenderableType]:
-    """Groups, frozen axes with reasons, costs and zeros of a model, ready to print.
+@dataclass(frozen=True)
+class Inspection:
+    """A model's graph, and its groups, frozen axes with reasons, costs and zeros ready to print."""
+
+    graph: Graph
+    tables: tuple[RenderableType, ...]
+
+
+def inspect_model(name: str, shapes: Sequence[str]) -> Inspection:
+    """Look at a model before anything is done to it.
 
     name: `module:function` or `file.py:function`. shapes: one per input, such as `1,3,32,32` or `1,16:int64`.
     Raises InputError for a wrong name or shape, CaptureError where the model cannot be traced.
     """
+    model, args = build(name), examples(shapes)
+    graph = trace(model.eval(), args)
+    return Inspection(graph, (_groups(graph), _frozen(graph), _costs(measure(model, args)), summary(model)))
+
+
+def build(name: str) -> nn.Module:
+    """The model that `module:function` or `file.py:function` returns, files looked for in the current folder."""
     model = call(resolve(name, [Path.cwd()]), name, {})
     if not isinstance(model, nn.Module):
         raise InputError(f"{name} returned a {type(model).__name__}; want a torch.nn.Module")
+    return model
+
+
+def examples(shapes: Sequence[str]) -> tuple[Tensor, ...]:
+    """One tensor per shape; raises InputError where there is none."""
     if not shapes:
         raise InputError("no input shape; give one, such as --input 1,3,32,32")
-    args = tuple(example(shape) for shape in shapes)
-    graph = trace(model.eval(), args)
-    return [_groups(graph), _frozen(graph), _costs(measure(model, args)), summary(model)]
+    return tuple(example(shape) for shape in shapes)
 
 
 def example(shape: str) -> Tensor:

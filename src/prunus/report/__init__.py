@@ -2,6 +2,7 @@
 
 from prunus.report.facts import json_schema, validate
 from prunus.report.figures import complete, differences, ratios, verdict
+from prunus.report.picture import picture, write_picture
 from prunus.report.table import print_table, table_markdown
 from prunus.report.write import write_report
 
@@ -9,10 +10,12 @@ __all__ = [
     "complete",
     "differences",
     "json_schema",
+    "picture",
     "print_table",
     "ratios",
     "table_markdown",
     "validate",
     "verdict",
+    "write_picture",
     "write_report",
 ]

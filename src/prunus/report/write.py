@@ -25,13 +25,13 @@ def write_report(facts: Mapping[str, Any], folder: Path) -> Path:
     records = completed(facts)
     folder = Path(folder)
     text = json.dumps(as_plain(records), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    _write_whole(folder / "report.json", text)
+    write_whole(folder / "report.json", text)
     target = folder / "report.html"
-    _write_whole(target, page.render(records))
+    write_whole(target, page.render(records))
     return target
 
 
-def _write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str) -> None:
     """All or nothing: a reader never sees half a file, and an error leaves the old one."""
     partial = path.with_name(f".{path.name}.partial")
     try:

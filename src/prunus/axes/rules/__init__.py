@@ -4,7 +4,7 @@ A rule takes (context, node) and returns the node's Value (or one per result). R
 an operation without a rule freezes what it touches and is reported.
 """
 
-from prunus.axes.rules import contraction, factories, norm, pointwise, reduction, shape, spatial
+from prunus.axes.rules import contraction, factories, norm, pointwise, recurrent, reduction, shape, spatial
 from prunus.axes.rules.registry import Rule, lookup, rule
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "lookup",
     "norm",
     "pointwise",
+    "recurrent",
     "reduction",
     "rule",
     "shape",

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from prunus.axes.algebra import Axis, product
 from prunus.axes.context import Context, Value, because, frozen
 from prunus.axes.rules.registry import rule
-from prunus.axes.trace import Node
+from prunus.axes.trace import Node, Ref
 
 
 @rule("aten.linear")
@@ -113,9 +113,16 @@ def matmul(ctx: Context, node: Node) -> Value:
     batch = _batched(ctx, node, Value(x.dims[:-2], x.zero[:-2]), Value(y.dims[:-2], y.zero[:-2]))
     rows = (x.dims[-2:-1], x.zero[-2:-1])
     columns = (y.dims[-1:], y.zero[-1:]) if len(y.dims) > 1 else ((), ())
+    if len(batch.dims) > 1 and not any(_is_weight(ctx, arg) for arg in node.args[:2]):  # attention, spelled out
+        ctx.kinds.extend((axis, "head") for axis in batch.dims[1:])
+        ctx.kinds.extend((axis, "head dim") for axis in (x.dims[-1], y.dims[-1]))
     result = Value((*batch.dims, *rows[0], *columns[0]), (*batch.zero, *rows[1], *columns[1]))
     ctx.macs.append((*result.dims, x.dims[-1]))
     return result
+
+
+def _is_weight(ctx: Context, arg: object) -> bool:
+    return isinstance(arg, Ref) and ctx.trace.nodes[arg.index].kind in ("parameter", "buffer")
 
 
 @rule("aten.baddbmm")
@@ -164,7 +171,12 @@ def attention(ctx: Context, node: Node) -> Value:
     ctx.unify(k.dims[-2], v.dims[-2], node)
     ctx.freeze(k.dims[-2], "a softmax runs over it", node)
     if node.kwargs.get("scale") is None:
-        ctx.freeze(q.dims[-1], "the scale of attention is read from it", node)
+        if ctx.inexact == "forbid":
+            ctx.freeze(q.dims[-1], "the scale of attention is read from it", node)
+        else:
+            ctx.pinned[node.index] = q.dims[-1]
+    ctx.kinds.extend((axis, "head") for axis in k.dims[1:-2])
+    ctx.kinds.extend((axis, "head dim") for axis in (q.dims[-1], v.dims[-1]))
     mask = ctx.optional(node.arg(3, "attn_mask"))
     scores = (*q.dims[:-1], k.dims[-2])
     for i, axis in enumerate(reversed(mask.dims if mask else ())):
@@ -181,6 +193,7 @@ def embedding(ctx: Context, node: Node) -> Value:
     w, indices = ctx.value(node.args[0]), ctx.value(node.args[1])
     ctx.role(node.args[0], "in", "out")
     ctx.freeze(w.dims[0], "its rows are looked up by index", node)
+    ctx.kinds.append((w.dims[1], "hidden"))
     return Value((*indices.dims, w.dims[1]), (*(False for _ in indices.dims), w.zero[1]))
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from prunus.axes.algebra import Axis
 from prunus.axes.context import Context, Value
 from prunus.axes.rules.registry import Result, rule
+from prunus.axes.rules.rms import of_mean
 from prunus.axes.trace import Meta, Node
 
+COUNTS = ("aten.mean", "aten.var", "aten.std")
 SUMS = ("aten.sum", "aten.linalg_vector_norm", "aten.norm", "aten.nansum", "aten.count_nonzero")
 
 
@@ -24,8 +26,7 @@ def reduce(ctx: Context, node: Node) -> Result:
     adds = node.op.startswith(SUMS) and _is_a_sum_of_powers(node)
     for dim in reduced:
         if not (adds and x.zero[dim]):
-            why = "a sum over it would lose terms that are not zero" if adds else "the reduction counts or compares it"
-            ctx.freeze(x.dims[dim], why, node)
+            _reduce_away(ctx, node, x, dim, adds, len(reduced))
     keeps = not any(word in node.op for word in ("arg", "logsumexp", "prod", "all", "median"))
     result = node.value[0] if isinstance(node.value, tuple) else node.value
     assert isinstance(result, Meta)
@@ -34,6 +35,25 @@ def reduce(ctx: Context, node: Node) -> Result:
     zero = [i in reduced or (z and keeps) for i, z in enumerate(x.zero) if keepdim or i not in reduced]
     value = Value(tuple(dims), tuple(zero))
     return (value,) * len(node.value) if isinstance(node.value, tuple) else value
+
+
+def _reduce_away(ctx: Context, node: Node, x: Value, dim: int, adds: bool, num_reduced: int) -> None:
+    """Settle what may happen to an axis whose reduction is not blind to the positions that go."""
+    axis = x.dims[dim]
+    if adds:
+        ctx.freeze(axis, "a sum over it would lose terms that are not zero", node)
+        return
+    counts = node.op.startswith(COUNTS)
+    if counts and "mean" in node.op and ctx.inexact != "forbid" and num_reduced == 1 and x.zero[dim]:
+        rescaled = None if axis.is_frozen() else of_mean(ctx, node, axis)
+        if rescaled is not None:
+            ctx.rescaled[rescaled.node] = rescaled
+            ctx.kinds.append((axis, "hidden"))
+            return
+    if counts:
+        ctx.count(axis, "the mean or variance counts it", node)
+    else:
+        ctx.freeze(axis, "the reduction counts or compares it", node)
 
 
 def _reduced_dims(node: Node, rank: int) -> set[int]:

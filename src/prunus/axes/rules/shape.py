@@ -193,10 +193,11 @@ def slice_(ctx: Context, node: Node) -> Value:
         start, stop, step = slice(node.arg(2, "start"), node.arg(3, "end"), node.arg(4, "step", 1)).indices(size)
     if (start, step) == (0, 1) and stop >= size:
         return x
-    if step != 1 or stop <= start:
+    if step != 1:
         ctx.freeze(x.dims[dim], "a strided slice picks positions by number", node)
     if x.dims[dim].is_frozen():
         return _with_dim(x, dim, frozen([node.shape[dim]], because("it is a slice of a fixed axis", node)).dims[0])
+    stop = max(start, stop)
     return _with_dim(x, dim, cut(ctx, node, x, dim, [start, stop - start, size - stop])[1])
 
 

@@ -1,0 +1,1 @@
+"""The coverage sweep: Prunus over the architectures of torchvision, timm and transformers."""

@@ -1,0 +1,110 @@
+"""Which numbers of the user's objects must change with which axes, so that the class itself runs thinner."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from torch import nn
+
+from prunus.axes.algebra import Axis, concat, flatten
+from prunus.axes.context import Context, Value
+from prunus.axes.planted import Attribute, Call, Expression, Planted, Term
+from prunus.axes.positions import Kept, size_after
+from prunus.axes.trace import Node
+
+Claim = tuple[Expression, Axis]
+"""A number, and the axis whose size it has to be."""
+
+# Calls whose integers are the sizes of their result, and how many arguments come before them.
+SIZES = {
+    "view": 1, "reshape": 1, "_reshape": 1, "expand": 1, "broadcast_to": 1, "unflatten": 2, "zeros": 0, "ones": 0,
+    "empty": 0, "full": 0, "new_zeros": 1, "new_ones": 1, "new_empty": 1, "new_full": 1,
+}  # fmt: skip
+NORMS = ("layer_norm", "rms_norm")
+CUTS = ("split", "split_with_sizes", "tensor_split")
+
+
+def claims(ctx: Context, model: nn.Module) -> list[Claim]:
+    """Return every number that reached a size during capture, and those that rules and adapters name."""
+    found: list[Claim] = []
+    for (module, name), axis in ctx.attributes.items():
+        found.append((Attribute(f"{module}.{name}".lstrip("."), axis.size), axis))
+    found.extend(_packed_heads(ctx, model))
+    for node in ctx.trace.nodes:
+        if node.call is not None:
+            pairs = _sizes_in(ctx, node, ctx.trace.calls[node.call])
+            found.extend((number.source, axis) for number, axis in pairs if isinstance(number, Planted))
+    return found
+
+
+def _packed_heads(ctx: Context, model: nn.Module) -> Iterator[Claim]:
+    """`nn.MultiheadAttention` tells torch its head count within a function that planted integers do not enter."""
+    for path, module in model.named_modules():
+        if isinstance(module, nn.MultiheadAttention):
+            inputs = ctx.state[f"{path}.out_proj.weight".lstrip(".")].dims[1]
+            heads = flatten(inputs, "product")[0]
+            if heads.size == module.num_heads:
+                yield Attribute(f"{path}.num_heads".lstrip("."), heads.size), heads
+
+
+def _sizes_in(ctx: Context, node: Node, call: Call) -> Iterator[tuple[Any, Axis]]:
+    """Match the integers of a call with the axes of the operation that came of it."""
+    value, pieces = ctx.values[node.index], ctx.pieces.get(node.index)
+    if call.name in SIZES and isinstance(value, Value):
+        sizes = _flat([*call.args[SIZES[call.name] :], call.kwargs.get("size", ())])
+        dims = value.dims
+        if call.name == "unflatten":
+            dim = call.args[1] % (len(dims) - len(sizes) + 1)
+            dims = dims[dim : dim + len(sizes)]
+        yield from zip(sizes, dims, strict=False)
+    elif call.name in NORMS and isinstance(value, Value):
+        shape = call.args[1] if len(call.args) > 1 else call.kwargs["normalized_shape"]
+        yield from zip(shape, value.dims[len(value.dims) - len(shape) :], strict=False)
+    elif pieces and call.name in CUTS:
+        sizes = call.args[1] if len(call.args) > 1 else next(iter(call.kwargs.values()))
+        yield from zip(sizes if isinstance(sizes, (tuple, list)) else [sizes], pieces, strict=False)
+    elif pieces and call.name == "narrow":
+        yield from zip(call.args[2:4], pieces, strict=False)
+    elif pieces and call.name == "__getitem__":
+        yield from _bounds(node, call.args[1], pieces)
+    for position, axis in ctx.numbers.get(node.index, {}).items():
+        if len(call.args) > position:
+            yield call.args[position], axis
+
+
+def _flat(args: Iterable[Any]) -> list[Any]:
+    return [x for arg in args for x in (arg if isinstance(arg, (tuple, list)) else [arg])]
+
+
+def _bounds(node: Node, index: Any, pieces: Sequence[Axis]) -> Iterator[tuple[Any, Axis]]:
+    """Match `x[..., a:b]` with the slice that it became; a bound counts the positions before it."""
+    before, taken = pieces[:2]
+    bounds = (before.size, before.size + taken.size)
+    for entry in index if isinstance(index, tuple) else (index,):
+        if isinstance(entry, slice) and (entry.start or 0, bounds[1] if entry.stop is None else entry.stop) == bounds:
+            yield entry.start, before
+            yield entry.stop, concat([before, taken])
+
+
+def solve(found: Sequence[Claim], kept: Kept) -> dict[str, tuple[int, int]]:
+    """Return what each attribute holds now and must hold then, where it changes.
+
+    An attribute that arrives as it is says so itself; one that arrives only within a product or a sum is solved for.
+    Where two claims contradict each other the first counts: the proof decides whether the class still runs.
+    """
+    before: dict[str, int] = {}
+    after: dict[str, int] = {}
+    for source, axis in found:
+        if isinstance(source, Attribute):
+            before.setdefault(source.path, int(source.value))
+            after.setdefault(source.path, size_after(axis, kept))
+    for source, axis in found:
+        attributes = source.attributes()
+        unknown = attributes.keys() - after.keys()
+        if isinstance(source, Term) and len(unknown) == 1:
+            value = source.invert(size_after(axis, kept), after)
+            if value is not None:
+                (path,) = unknown
+                before[path], after[path] = attributes[path], value
+    return {path: (before[path], n) for path, n in after.items() if n != before[path]}

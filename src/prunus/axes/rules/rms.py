@@ -1,0 +1,101 @@
+"""Norms by the root of a mean of squares: which weight and which epsilon can make up for units that are gone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from prunus.axes.algebra import Axis
+from prunus.axes.context import Context, Rescaled
+from prunus.axes.planted import PlantedFloat
+from prunus.axes.rules.pointwise import base_name
+from prunus.axes.trace import Meta, Node, Ref
+
+CASTS = ("to", "_to_copy", "type_as", "contiguous", "clone", "float", "alias")
+
+
+def of_operation(ctx: Context, node: Node, axis: Axis) -> Rescaled | None:
+    """Read `aten.rms_norm`: x, shape, weight, eps."""
+    weight, eps = _own_weight(ctx, node.arg(2, "weight")), node.arg(3, "eps")
+    if weight is None:
+        return None
+    attribute = _planted(ctx, node)
+    if eps is None:  # torch's default is that of the dtype
+        assert isinstance(node.value, Meta)
+        eps, attribute = torch.finfo(node.value.dtype).eps, f"{node.module}.eps".lstrip(".")
+    return Rescaled(axis, weight, 0.0, eps, node.index, 3, attribute)
+
+
+def of_mean(ctx: Context, mean: Node, axis: Axis) -> Rescaled | None:
+    """Follow a mean of squares through `+ eps`, the root and the product with x to its weight, or give up."""
+    add = _only_user(ctx, mean, ("add",))
+    root = add and _only_user(ctx, add, ("rsqrt", "sqrt", "pow"))
+    scaled = root and _only_user(ctx, root, ("mul", "div"))
+    if add is None or root is None or scaled is None or not _is_inverse_root(root, scaled):
+        return None
+    eps = next((a for a in add.args if isinstance(a, float)), None)
+    weighted = _only_user(ctx, scaled, ("mul",))
+    if eps is None or weighted is None or mean.arg(1, "dim") is None:
+        return None
+    position = add.args.index(eps)
+    for arg in weighted.args:
+        found = _stored_weight(ctx, arg)
+        if found is not None:
+            return Rescaled(axis, *found, eps, add.index, position, _planted(ctx, add))
+    return None
+
+
+def _is_inverse_root(root: Node, scaled: Node) -> bool:
+    name = base_name(root.target)
+    if name == "sqrt":
+        return base_name(scaled.target) == "div" and Ref(root.index) == scaled.args[1]
+    return base_name(scaled.target) == "mul" and (name == "rsqrt" or root.args[1] == -0.5)
+
+
+def _only_user(ctx: Context, node: Node, names: Sequence[str]) -> Node | None:
+    """Return the one operation that reads a result, casts passed over, if it has one of these names."""
+    users = ctx.trace.users.get(node.index, ())
+    if len(users) != 1:
+        return None
+    user = ctx.trace.nodes[users[0]]
+    if user.kind != "op":
+        return None
+    if base_name(user.target) in CASTS:
+        return _only_user(ctx, user, names)
+    return user if base_name(user.target) in names else None
+
+
+def _stored_weight(ctx: Context, arg: object) -> tuple[str, float] | None:
+    """Return the parameter that is multiplied with, and what is added to it first: Gemma keeps its weight less one."""
+    node = ctx.trace.nodes[arg.index] if isinstance(arg, Ref) else None
+    while node is not None and node.kind == "op" and base_name(node.target) in CASTS:
+        node = ctx.trace.nodes[node.args[0].index]
+    if node is None:
+        return None
+    if node.kind == "op" and base_name(node.target) == "add" and len(list(node.refs())) == 1:
+        found = _stored_weight(ctx, next(node.refs()))
+        constant = next((a for a in node.args if isinstance(a, (int, float))), None)
+        return None if found is None or found[1] or constant is None else (found[0], float(constant))
+    weight = _own_weight(ctx, Ref(node.index))
+    return None if weight is None else (weight, 0.0)
+
+
+def _own_weight(ctx: Context, arg: object) -> str | None:
+    """Return the name of a one-dimensional parameter that nothing else reads."""
+    if not isinstance(arg, Ref):
+        return None
+    node = ctx.trace.nodes[arg.index]
+    shared = node.target in ctx.trace.ties or node.target in ctx.trace.ties.values()
+    if node.kind != "parameter" or shared or len(ctx.trace.users.get(node.index, ())) != 1 or len(node.shape) != 1:
+        return None
+    return str(node.target)
+
+
+def _planted(ctx: Context, node: Node) -> str | None:
+    """Return the attribute that an operation's one float argument came from."""
+    if node.call is None:
+        return None
+    call = ctx.trace.calls[node.call]
+    floats = [a for a in (*call.args, *call.kwargs.values()) if isinstance(a, PlantedFloat)]
+    return floats[0].source.path if len(floats) == 1 else None

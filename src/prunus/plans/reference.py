@@ -1,0 +1,77 @@
+"""The masked model where a statistic may run over fewer units: its graph, with those operations on kept units alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from prunus.axes import Graph, Surgery
+from prunus.axes.context import Value
+from prunus.axes.positions import Kept, kept_positions, size_after
+from prunus.axes.trace import Node, Ref
+from prunus.plans.graph_model import GraphModel
+from prunus.plans.rewrite import rewritten
+
+
+def is_inexact(graph: Graph, kept: Kept) -> bool:
+    """Tell whether the plan makes a statistic run over fewer units than the masked model has."""
+    return any(_changes(axes, kept) for axes in graph.context.approximate.values())
+
+
+def reference(masked: nn.Module, graph: Graph, kept: Kept) -> GraphModel:
+    """Return the masked model as a graph in which every such operation gathers, runs, and puts back between zeros.
+
+    masked: the dense model, removed units zeroed; it is taken over. graph: traced from it or from its like.
+    """
+    nodes = graph.trace.nodes
+    inexact = {i for i, axes in graph.context.approximate.items() if _changes(axes, kept)}
+    model = GraphModel(masked, graph, Surgery({}, {}))
+    for place, step in enumerate(model._steps):
+        if step.index in inexact:
+            node = nodes[step.index]
+            run = _over_kept(graph, node, kept)
+            model._steps[place] = replace(step, target=run, args=tuple(node.refs()), kwargs={})
+    return model
+
+
+def _changes(axes: Any, kept: Kept) -> bool:
+    return any(size_after(axis, kept) != axis.root().size for axis in axes)
+
+
+def _over_kept(graph: Graph, node: Node, kept: Kept) -> Callable[..., Any]:
+    """Return a function of the operation's tensors, in order, that runs it on kept positions."""
+    ctx = graph.context
+    target, args, kwargs = rewritten(ctx, node, kept, {})
+    values = [ctx.values[ref.index] for ref in node.refs()]
+    results = ctx.values[node.index]
+
+    def run(*tensors: Tensor) -> Any:
+        given = iter([_gather(t, v, kept) for t, v in zip(tensors, values, strict=True)])
+        own, keywords = pytree.tree_map_only(Ref, lambda _: next(given), (args, dict(kwargs)))
+        out = target(*own, **keywords)
+        if isinstance(out, Tensor):
+            return _scatter(out, results, kept)
+        assert isinstance(results, tuple)
+        return tuple(_scatter(t, v, kept) for t, v in zip(out, results, strict=True))
+
+    return run
+
+
+def _gather(tensor: Tensor, value: Any, kept: Kept) -> Tensor:
+    for dim, axis in enumerate(value.dims if isinstance(value, Value) else ()):
+        if size_after(axis, kept) != axis.root().size:
+            tensor = tensor.index_select(dim, torch.from_numpy(kept_positions(axis, kept)))
+    return tensor
+
+
+def _scatter(tensor: Tensor, value: Any, kept: Kept) -> Tensor:
+    for dim, axis in enumerate(value.dims if isinstance(value, Value) else ()):
+        if size_after(axis, kept) != axis.root().size:
+            shape = [axis.root().size if i == dim else n for i, n in enumerate(tensor.shape)]
+            tensor = tensor.new_zeros(shape).index_copy(dim, torch.from_numpy(kept_positions(axis, kept)), tensor)
+    return tensor
