@@ -104,7 +104,7 @@ TRAPS: dict[str, tuple[Callable[..., Tensor], str]] = {
     "flip": (lambda s, x: s.e(s.c(x).flip(1)), "aten.flip"),
     "roll of everything": (lambda s, x: s.e(s.c(x).roll(1)), "aten.roll"),
     "tril": (lambda s, x: s.e(s.c(x).transpose(1, 2).tril().transpose(1, 2)), "aten.tril"),
-    "repeat_interleave": (lambda s, x: s.c(x).repeat_interleave(2, 1).mul(2).sum(1), "aten.repeat_interleave"),
+    "repeat_interleave": (lambda s, x: s.c(x).repeat_interleave(2, 1).mul(2).sum(1), "aten.sum"),
     "operation without a rule": (lambda s, x: s.e(torch.fft.rfft2(s.c(x)).abs()), "aten.fft_rfft2"),
     "put by index": (put_by_index, "aten.index_put"),
     "fill through a view": (fill_a_row, "aten.fill"),
