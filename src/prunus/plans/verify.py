@@ -23,7 +23,7 @@ from prunus.axes import Surgery, trace
 from prunus.axes.trace import as_inputs
 from prunus.errors import CaptureError, InputError, ProofError
 from prunus.plans.graph_model import thinned_graph
-from prunus.plans.proof import TOLERANCE, float64_code
+from prunus.plans.proof import TOLERANCE, distance, float64_code
 from prunus.plans.record import Form, Record, example_inputs, record_of
 from prunus.plans.store import read
 from prunus.plans.surgery import check_same_model, thin_
@@ -170,11 +170,8 @@ def _difference(model: nn.Module, small: nn.Module, record: Record, inputs: Any,
         raise ProofError(f"the thinned model does not run with these cuts: {_first_line(error)}") from error
     if not all(torch.isfinite(t).all() for t in want):
         return math.nan
-    if [t.shape for t in want] != [t.shape for t in got]:
-        return math.inf
-    largest = max((float(t.abs().max()) for t in want if t.numel()), default=0.0)
-    apart = max((float((a - b).abs().max()) for a, b in zip(want, got, strict=True) if a.numel()), default=0.0)
-    return apart / largest if largest else math.nan
+    apart, relative = distance(want, got)
+    return relative if apart or any(t.any() for t in want) else math.nan
 
 
 def _draw_(model: nn.Module, generator: torch.Generator) -> None:
