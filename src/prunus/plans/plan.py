@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from prunus.axes import Graph, Surgery, trace
 from prunus.errors import CaptureError, InputError, NameNotFound, NothingToPrune, ProofError
 from prunus.plans.graph_model import thinned_graph
-from prunus.plans.proof import Proof, apply_masks_, float64_code, float64_inputs, mask_, prove
+from prunus.plans.proof import Proof, apply_masks_, check_stood_in, float64_code, float64_inputs, mask_, prove
 from prunus.plans.record import Form, Record, attach, describe_inputs, record_of
 from prunus.plans.reference import is_inexact, reference
 from prunus.plans.surgery import check_same_model, thin_
@@ -123,12 +123,19 @@ class Plan:
             graph = in_float64(masked)
             return reference(masked, graph, graph.surgery(self.kept).kept)
 
+        def as_its_graph(dense: nn.Module) -> nn.Module:
+            return thinned_graph(dense, self.graph, self._surgery)
+
         refer = over_kept if is_inexact(self.graph, self._surgery.kept) else None
         try:
-            return prove(model, self.graph, self._surgery, self.masks, as_class, refer), "class"
+            proof = prove(model, self.graph, self._surgery, self.masks, as_class, refer)
+            check_stood_in(model, self.graph, as_class)
+            return proof, "class"
         except ProofError as stiff:
             try:
-                return prove(model, self.graph, self._surgery, self.masks, as_graph, refer), "graph"
+                proof = prove(model, self.graph, self._surgery, self.masks, as_graph, refer)
+                check_stood_in(model, self.graph, as_its_graph)
+                return proof, "graph"
             except (ProofError, CaptureError):
                 raise stiff from None
 

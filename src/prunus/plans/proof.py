@@ -18,6 +18,7 @@ from prunus.axes import Graph, Surgery
 from prunus.axes.context import Value
 from prunus.axes.positions import kept_positions
 from prunus.errors import ProofError
+from prunus.plans.stand_ins import grouped_mm
 from prunus.plans.tensors import keep_mask, named_state
 
 TOLERANCE = 1e-10
@@ -138,6 +139,24 @@ def _compare(
     return apart, relative
 
 
+@torch.no_grad()
+def check_stood_in(model: nn.Module, graph: Graph, build: Build) -> None:
+    """Run the thinned model in its own dtype where a stand-in took the place of one of its operations in the proof.
+
+    Raises ProofError where the operation itself does not take the new sizes.
+    """
+    if not any(node.kind == "op" and "grouped_mm" in node.op for node in graph.trace.nodes):
+        return
+    thinned = build(copy.deepcopy(model)).eval()
+    try:
+        thinned(*graph.trace.args, **graph.trace.kwargs)
+    except Exception as error:
+        raise ProofError(
+            f"{type(model).__name__} cannot run with these sizes in its own dtype: {_first_line(error)}; keep "
+            "multiples of 8 units (round_to=8), which grouped products of experts ask for"
+        ) from error
+
+
 def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
 
@@ -150,6 +169,9 @@ def mask_(model: nn.Module, surgery: Surgery) -> None:
         tensor.data.masked_fill_(~keep_mask(tensor.shape, edit).to(tensor.device), 0)
 
 
+GROUPED = [getattr(torch, "_grouped_mm", None), getattr(torch.nn.functional, "grouped_mm", None)]
+
+
 class _AllFloat64(TorchFunctionMode):
     """Give float64 to code that asks for another floating dtype by name, as many normalisations do."""
 
@@ -157,6 +179,8 @@ class _AllFloat64(TorchFunctionMode):
         """Run one torch function with every floating dtype replaced."""
         if func in (Tensor.float, Tensor.half, Tensor.bfloat16):
             func = Tensor.double
+        if func in GROUPED:
+            func = grouped_mm
         args, kwargs = pytree.tree_map(
             lambda x: torch.float64 if isinstance(x, torch.dtype) and x.is_floating_point else x, (args, kwargs or {})
         )
