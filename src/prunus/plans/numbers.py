@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -18,6 +19,9 @@ def new_numbers(model: nn.Module, surgery: Surgery) -> dict[str, Any]:
     for owner in _owners(surgery.edits):
         module = model.get_submodule(owner)
         own = {attribute: shapes[f"{owner}.{attribute}".lstrip(".")] for attribute in _tensor_attributes(module)}
+        if "weight" not in own:
+            made_of = [shape for name, shape in shapes.items() if _makes_weight(name, owner)]
+            own["weight"] = max(made_of, key=math.prod, default=())
         split = int(out.get(f"{owner}.groups".lstrip("."), getattr(module, "groups", 1)))
         for attribute, value in _described(module, own, split).items():
             out[f"{owner}.{attribute}".lstrip(".")] = value
@@ -57,7 +61,14 @@ def _place(model: nn.Module, path: str) -> tuple[Any, str, int | None]:
 
 
 def _owners(names: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(name.rpartition(".")[0] for name in names))
+    """Return the modules that hold tensors, or the parametrizations that make them, by path."""
+    return list(dict.fromkeys(name.partition("parametrizations.")[0].rpartition(".")[0] for name in names))
+
+
+def _makes_weight(name: str, owner: str) -> bool:
+    """Tell whether a parametrization, or the old kind of weight norm, makes the weight of `owner` from a tensor."""
+    prefix = f"{owner}." if owner else ""
+    return name.startswith((f"{prefix}parametrizations.weight.", f"{prefix}weight_"))
 
 
 def _tensor_attributes(module: nn.Module) -> list[str]:
@@ -70,7 +81,9 @@ def _shape_after(tensor: Tensor, edit: Cut | None) -> tuple[int, ...]:
 
 def _described(module: nn.Module, shapes: Mapping[str, tuple[int, ...]], groups: int) -> dict[str, Any]:
     """Return torch's own numbers about a module as they follow from the shapes of its tensors."""
-    weight = shapes.get("weight", ())
+    weight = shapes["weight"]
+    if not weight and isinstance(module, (nn.modules.conv._ConvNd, nn.Linear, nn.Embedding)):
+        return {}
     if isinstance(module, nn.modules.conv._ConvNd):
         if module.transposed:
             return {"in_channels": weight[0], "out_channels": weight[1] * groups}
@@ -80,7 +93,7 @@ def _described(module: nn.Module, shapes: Mapping[str, tuple[int, ...]], groups:
     if isinstance(module, nn.Embedding):
         return {"num_embeddings": weight[0], "embedding_dim": weight[1]}
     if isinstance(module, nn.modules.batchnorm._NormBase):
-        sizes = [shapes[name][0] for name in ("weight", "running_mean") if name in shapes]
+        sizes = [shapes[name][0] for name in ("weight", "running_mean") if shapes.get(name)]
         return {"num_features": sizes[0]} if sizes else {}
     if isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
         return {"normalized_shape": tuple(weight)}

@@ -11,10 +11,12 @@ from prunus.axes.rules import (
     indexing,
     norm,
     pointwise,
+    products,
     recurrent,
     reduction,
     shape,
     spatial,
+    transforms,
 )
 from prunus.axes.rules.registry import Rule, lookup, rule
 
@@ -27,9 +29,11 @@ __all__ = [
     "lookup",
     "norm",
     "pointwise",
+    "products",
     "recurrent",
     "reduction",
     "rule",
     "shape",
     "spatial",
+    "transforms",
 ]
