@@ -154,3 +154,10 @@ def test_grid_of_parameters_and_blocks_of_them() -> None:
     found = groups(check(model, torch.randn(2, 3)))
     assert found["p"] == (4, {"p:0", "o.weight:1"})
     assert found["i"] == (6, {"i.weight:0", "i.bias:0", "p:1"})
+
+
+def test_frequencies_that_a_layer_reads_are_kept() -> None:
+    model = Net(lambda s, x: s.l(torch.fft.rfft(s.c(x)).abs()).sum(1), c=conv(3, 8), l=nn.Linear(4, 3, bias=False))
+    graph = check(model, images())
+    assert set(groups(graph)) == {"c"}
+    assert re.search(r"transform mixes its positions \(aten\.fft_rfft at", graph.why("l.weight", 1))
