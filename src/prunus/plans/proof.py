@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from prunus.axes import Graph, Surgery, copied
 from prunus.axes.context import Value
 from prunus.axes.positions import kept_positions
 from prunus.errors import ProofError
+from prunus.plans.float64 import float64_code, float64_inputs, noise_like
 from prunus.plans.tensors import keep_mask, named_state
 
 TOLERANCE = 1e-10
@@ -173,6 +171,24 @@ def _largest(tensors: list[Tensor]) -> float:
     return math.nan if any(map(math.isnan, found)) else max(found, default=0.0)  # max alone may pass over a nan
 
 
+@torch.no_grad()
+def check_stood_in(model: nn.Module, graph: Graph, build: Build) -> None:
+    """Run the thinned model in its own dtype where a stand-in took the place of one of its operations in the proof.
+
+    Raises ProofError where the operation itself does not take the new sizes.
+    """
+    if not any(node.kind == "op" and "grouped_mm" in node.op for node in graph.trace.nodes):
+        return
+    thinned = build(copied(model)).eval()
+    try:
+        thinned(*graph.trace.args, **graph.trace.kwargs)
+    except Exception as error:
+        raise ProofError(
+            f"{type(model).__name__} cannot run with these sizes in its own dtype: {_first_line(error)}; keep "
+            "multiples of 8 units (round_to=8), which grouped products of experts ask for"
+        ) from error
+
+
 def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
 
@@ -185,70 +201,12 @@ def mask_(model: nn.Module, surgery: Surgery) -> None:
         tensor.data.masked_fill_(~keep_mask(tensor.shape, edit).to(tensor.device), 0)
 
 
-class _AllFloat64(TorchFunctionMode):
-    """Give float64 to code that asks for another floating dtype by name, as many normalisations do.
-
-    own: the model's dtype, whose epsilon RMSNorm takes where none is given.
-    """
-
-    def __init__(self, own: torch.dtype) -> None:
-        super().__init__()
-        self.epsilon = torch.finfo(
-            own if own is torch.float64 else torch.float32
-        ).eps  # torch computes halves in float32
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run one torch function with every floating dtype replaced."""
-        if func in (Tensor.float, Tensor.half, Tensor.bfloat16):
-            func = Tensor.double
-        if func in (torch.rms_norm, functional.rms_norm) and _no_epsilon(args, kwargs or {}):
-            args, kwargs = args[:3], {**(kwargs or {}), "eps": self.epsilon}
-        return func(*map(_as_float64, args), **{name: _as_float64(value) for name, value in (kwargs or {}).items()})
-
-
-def _as_float64(argument: Any) -> Any:
-    return torch.float64 if isinstance(argument, torch.dtype) and argument.is_floating_point else argument
-
-
-def _no_epsilon(args: Any, kwargs: Any) -> bool:
-    return (args[3] if len(args) > 3 else kwargs.get("eps")) is None
-
-
-@contextmanager
-def float64_code(own: torch.dtype = torch.float32) -> Iterator[None]:
-    """Let everything that runs inside compute in float64, whatever dtypes its code names; `own` is the model's."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    try:
-        with _AllFloat64(own):
-            yield
-    finally:
-        torch.set_default_dtype(before)
-
-
 def run(model: nn.Module, graph: Graph, *, noise: bool = False) -> list[Tensor]:
     """Run a float64 model on the example inputs; return its outputs in order, integers and flags as numbers."""
     args, kwargs = float64_inputs(model, graph, noise=noise)
     with float64_code(graph.dtype):
         leaves = pytree.tree_leaves(model(*args, **kwargs))
     return [x if x.is_complex() else x.double() for x in leaves if isinstance(x, Tensor)]
-
-
-def float64_inputs(model: nn.Module, graph: Graph, *, noise: bool = False) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return the example inputs on the model's device, floats in float64, with noise of their scale on request."""
-    device = next((t.device for t in named_state(model).values()), torch.device("cpu"))
-    generator = torch.Generator().manual_seed(1)
-
-    def cast(x: Any) -> Any:
-        if not isinstance(x, Tensor):
-            return x
-        if not x.is_floating_point():
-            return x.to(device)
-        x = x.to("cpu", torch.float64)
-        return (x + _noise(x, generator) if noise else x).to(device)
-
-    args, kwargs = pytree.tree_map(cast, (graph.trace.args, dict(graph.trace.kwargs)))
-    return args, kwargs
 
 
 def randomise_(model: nn.Module) -> None:
@@ -261,16 +219,9 @@ def randomise_(model: nn.Module) -> None:
             noise = torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype)
             tensor.data.copy_(noise.abs() + 0.5)
         elif tensor.numel() > 1 and isinstance(tensor, nn.Parameter):
-            tensor.data.add_(_noise(tensor, generator))
+            tensor.data.add_(noise_like(tensor, generator))
             if tensor.dim() > 1:  # the scale stays: growth from layer to layer costs digits
                 tensor.data.mul_(1.25**-0.5)
-
-
-def _noise(tensor: Tensor, generator: torch.Generator) -> Tensor:
-    """Return normal noise of half the tensor's scale, 0.1 where all is zero."""
-    scale = float(tensor.detach().square().mean().sqrt()) if tensor.numel() else 0.0
-    noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float32)  # float64 takes four times as long
-    return noise.to(tensor.device, tensor.dtype).mul_(0.5 * scale if scale else 0.1)
 
 
 def _first_difference(masked: nn.Module, thinned: nn.Module, graph: Graph, surgery: Surgery, relative: float) -> str:
