@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from axes.proving import Net, assert_same, conv, generic_, images, outputs, redrawn, removal
 from prunus import oneshot, zoo
 from prunus.axes import trace
-from prunus.errors import InputError
 from prunus.plans import Plan, load, record_of, save, verify
 from prunus.plans.proof import distance
+from prunus.zoo.densenet import densenet_cifar
 
 GONE = torch.tensor([True, False, False, True, False, True])
 ROWS = GONE.nonzero().flatten()
@@ -106,12 +106,39 @@ def test_a_reader_that_pads_with_zeros_leaves_its_group_unfolded(padding: Any) -
     assert record.provenance["folded"] == ["second"]
 
 
-def test_a_reader_with_nowhere_to_put_a_constant_is_an_error() -> None:
-    model = mlp(bias=False)
-    with pytest.raises(InputError, match=r"b\.weight reads constants .* neither a bias nor a batch norm"):
-        planned(model, torch.randn(5, 4)).apply(model, fold_constants=True)
-    silent = Net(lambda s, x: s.b(s.a(x).relu()), a=nn.Linear(4, 6, bias=False), b=nn.Linear(6, 3, bias=False))
-    assert planned(silent, torch.randn(5, 4)).apply(silent, fold_constants=True).a.out_features == 3
+def test_a_reader_with_nowhere_to_put_a_constant_leaves_its_group_unfolded() -> None:
+    def forward(s: Net, x: Tensor) -> Tensor:
+        return s.c(s.b(s.a(x).relu()).relu())
+
+    model = Net(forward, a=nn.Linear(4, 6), b=nn.Linear(6, 6), c=nn.Linear(6, 3, bias=False))
+    plan = planned(model, torch.randn(5, 4), a=GONE, b=GONE)
+    assert plan.folding(model).folded == ("a",)
+    assert "c reads it and has neither a bias nor a batch norm behind it" in plan.folding(model).left["b"]
+    constant = model.a.bias[ROWS].relu()
+    want = model.b.bias + model.b.weight[:, ROWS] @ constant
+    torch.testing.assert_close(plan.apply(model, fold_constants=True).b.bias, want[~GONE])
+
+
+def test_densenet_folds_behind_its_last_transition() -> None:
+    """The 3x3 convolutions pad, and behind a transition comes neither a bias nor a batch norm of its own."""
+    model = generic_(densenet_cifar(depth=16).eval())
+    graph = trace(model, torch.randn(2, 3, 32, 32))
+    plan = Plan.from_pruned(graph, removal(graph, 0.3, 0))
+    folding = plan.folding(model)
+    assert folding.folded == (
+        "features.transition2.conv",
+        "features.denseblock3.denselayer1.conv2",
+        "features.denseblock3.denselayer2.conv2",
+    )
+    assert "transition1.conv reads it and has neither a bias nor a batch norm" in folding.left["features.conv0"]
+    assert plan.prove(model, fold_constants=True)[0].passed
+
+
+def test_a_linear_map_stored_transposed_is_folded() -> None:
+    conv1d = pytest.importorskip("transformers.pytorch_utils").Conv1D
+    model = Net(lambda s, x: s.b(s.a(x).relu()), a=conv1d(6, 4), b=conv1d(3, 6))
+    small = planned(model, torch.randn(5, 4)).apply(model, fold_constants=True)
+    torch.testing.assert_close(small.b.bias, model.b.bias + model.a.bias[ROWS].relu() @ model.b.weight[ROWS])
 
 
 def reasons(model: nn.Module, x: Tensor) -> list[str]:

@@ -64,7 +64,7 @@ class Context:
     attributes: (module path, attribute) -> the axis whose size that attribute must hold.
     numbers: node index -> argument position -> the axis whose size that argument must hold.
     pieces: node index -> the consecutive pieces into which the node cuts a dimension.
-    roles: (state name, dim) -> what the dimension is to the operation that uses it.
+    roles: (state name, the first of tied ones; dim) -> what the dimension is to the operation that first uses it.
     equal: axes that must keep equally many positions.
     unknown: operations without a rule -> where they occur.
     inexact: the policy for statistics that count the units.
@@ -139,8 +139,9 @@ class Context:
         if isinstance(arg, Ref):
             source = self.trace.nodes[arg.index]
             if source.kind in ("parameter", "buffer") and isinstance(source.value, Meta):
+                name = self.trace.ties.get(source.target, source.target)
                 for dim in range(len(source.value.shape)):
-                    self.roles.setdefault((source.target, dim), roles[dim] if dim < len(roles) else "scale")
+                    self.roles.setdefault((name, dim), roles[dim] if dim < len(roles) else "scale")
 
 
 def because(why: str, node: Node) -> str:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from prunus.axes.algebra import Axis
 from prunus.axes.constraints import settle
 from prunus.axes.context import Context, Inexact
+from prunus.axes.describe import describe
 from prunus.axes.following import Claim, claims, solve
 from prunus.axes.groups import (
     Frozen,
@@ -140,18 +141,7 @@ class Graph:
         return Surgery(edits, numbers, scales, by_axis)
 
     def __str__(self) -> str:
-        size = self.size()
-        lines = [f"{len(self.groups)} groups, {size.params:,} parameters, {size.macs:,} MACs on the example inputs"]
-        for group in self.groups:
-            cost = self.unit_cost(group.name)
-            producers = ", ".join(m.param for m in group.members if m.role == "out" and m.is_parameter)
-            lines.append(
-                f"  {group.name}: {group.size} {group.kind}s, {len(group.members)} members; one costs "
-                f"{cost.params:,} parameters, {cost.macs:,} MACs; made by {producers or group.members[0].param}"
-            )
-        lines.extend(f"  {f.param} dim {f.dim} ({f.size}) is frozen: {f.reason}" for f in self.frozen)
-        lines.extend(f"  no rule for {op} at {', '.join(sorted(set(at)))}" for op, at in self.unknown.items())
-        return "\n".join(lines)
+        return describe(self)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,6 @@ from torch import Tensor, nn
 from prunus.axes import Graph, Group, Member
 from prunus.axes.rules.pointwise import base_name
 from prunus.axes.trace import Node, Ref
-from prunus.errors import InputError
 from prunus.plans.proof import TOLERANCE, distance, mask_, randomise_, run
 from prunus.plans.tensors import named_state
 
@@ -63,27 +62,18 @@ class Folding:
 
     @torch.no_grad()
     def fold_(self, model: nn.Module) -> None:
-        """Add to the dense model's biases what the removed units contribute; the columns that read them may go then.
-
-        Raises InputError where a layer that reads a constant has neither a bias nor a batch norm behind it.
-        """
+        """Add to the dense model's biases what the removed units contribute; the columns that read them may go then."""
         masked = copy.deepcopy(model).double().eval()
         self.mask_(masked)
         weights, state = named_state(masked), named_state(model)
         for weight, inputs in _inputs(masked, self.graph, self._read).items():
             positions = self._read[weight].to(inputs[0].device)
             constant = inputs[0][:, positions].mean(0)
-            kernel = weights[weight]
+            kernel = weights[weight].t() if _is_transposed(_owner(masked, weight)) else weights[weight]
             matrix = kernel.flatten(2).sum(2) if kernel.dim() > 2 else kernel
             change = matrix[:, positions] @ constant
             taker, sign = _taker(self.graph, weight)
-            if taker is not None:
-                state[taker].data.add_(sign * change.to(state[taker]))
-            elif bool(change.any()):
-                raise InputError(
-                    f"{weight} reads constants of removed units but has neither a bias nor a batch norm behind it; "
-                    "give the layer a bias, or leave out fold_constants"
-                )
+            state[taker].data.add_(sign * change.to(state[taker]))
 
     @contextmanager
     def folded_(self, model: nn.Module) -> Iterator[None]:
@@ -146,7 +136,7 @@ def find_folding(graph: Graph, kept: Mapping[str, Tensor], model: nn.Module) -> 
     """
     generic = copy.deepcopy(model).double().eval()
     randomise_(generic)
-    reasons = {name: _unfit(generic, graph[name]) for name in kept}
+    reasons = {name: _unfit(generic, graph, graph[name]) for name in kept}
     left = {name: reason for name, reason in reasons.items() if reason is not None}
     folding = Folding(graph, kept, left)
     folding = replace(folding, left={**left, **folding.varying(generic)})
@@ -161,16 +151,28 @@ def _readers(group: Group) -> list[Member]:
     return [member for member in group.members if member.role == "in" and member.is_parameter]
 
 
-def _unfit(model: nn.Module, group: Group) -> str | None:
+def _unfit(model: nn.Module, graph: Graph, group: Group) -> str | None:
     """Say why a layer that reads a group cannot take up a constant."""
     for member in _readers(group):
         owner, _, attribute = member.param.rpartition(".")
         module = model.get_submodule(owner)
-        if type(module) not in PLAIN or attribute != "weight" or getattr(module, "groups", 1) != 1:
+        plain = type(module) in PLAIN or _is_transposed(module)
+        if not plain or attribute != "weight" or getattr(module, "groups", 1) != 1:
             return f"{member.param} reads it, and is no plain linear map or convolution"
         if isinstance(module, nn.modules.conv._ConvNd) and _pads_with_zeros(module):
             return f"{owner} reads it and pads with zeros, so it sees 0 at the border and the constant elsewhere"
+        if not _taker(graph, member.param)[0]:
+            return f"{owner} reads it and has neither a bias nor a batch norm behind it to take the constant up"
     return None
+
+
+def _owner(model: nn.Module, weight: str) -> nn.Module:
+    return model.get_submodule(weight.rpartition(".")[0])
+
+
+def _is_transposed(module: nn.Module) -> bool:
+    """Tell whether a layer is transformers' Conv1D: a linear map whose weight is (inputs, outputs)."""
+    return type(module).__name__ == "Conv1D" and type(module).__module__ == "transformers.pytorch_utils"
 
 
 def _pads_with_zeros(conv: nn.modules.conv._ConvNd) -> bool:
@@ -193,10 +195,7 @@ def _inputs(model: nn.Module, graph: Graph, weights: Iterable[str]) -> dict[str,
         channels = args[0].movedim(1 - rank if rank > 2 else -1, -1)
         seen[weight].append(channels.reshape(-1, channels.shape[-1]).detach().clone())
 
-    handles = [
-        model.get_submodule(weight.rpartition(".")[0]).register_forward_pre_hook(partial(record, weight=weight))
-        for weight in seen
-    ]
+    handles = [_owner(model, weight).register_forward_pre_hook(partial(record, weight=weight)) for weight in seen]
     try:
         run(model, graph)
         run(model, graph, noise=True)
@@ -206,8 +205,11 @@ def _inputs(model: nn.Module, graph: Graph, weights: Iterable[str]) -> dict[str,
     return {weight: inputs for weight, inputs in seen.items() if len(inputs) == 2}
 
 
-def _taker(graph: Graph, weight: str) -> tuple[str | None, int]:
-    """Return what takes up a constant behind a layer, and with which sign: its bias, or a batch norm's running mean."""
+def _taker(graph: Graph, weight: str) -> tuple[str, int]:
+    """Return what takes up a constant behind a layer, and with which sign: its bias, or a batch norm's running mean.
+
+    The name is empty where there is neither.
+    """
     bias = f"{weight.rpartition('.')[0]}.bias"
     if bias in graph.trace.state:
         return bias, 1
@@ -218,7 +220,7 @@ def _taker(graph: Graph, weight: str) -> tuple[str | None, int]:
         name = str(graph.trace.nodes[mean.index].target) if isinstance(mean, Ref) else ""
         if name and len(_uses(graph, name)) == 1:
             return name, -1
-    return None, 1
+    return "", 1
 
 
 def _uses(graph: Graph, name: str) -> list[Node]:

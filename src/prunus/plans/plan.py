@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prunus.axes import Graph, Surgery, copied, unwrapped
+from prunus.axes import Graph, Surgery, copied, facts_of, limits, units_of, unwrapped
 from prunus.errors import InputError, NameNotFound, NothingToPrune, ProofError, naming
 from prunus.plans.fold import Folding, find_folding
 from prunus.plans.graph_model import thinned_graph
@@ -219,10 +219,11 @@ class Plan:
         ]
         for group in self.graph.groups:
             left = self.sizes.get(group.name, group.size)
-            lines.append(f"  {group.name}: keeps {left} of {group.size} {group.kind}s")
+            what = f"{left} of {group.size} {units_of(group)}"
+            lines.append(f"  {group.name}: keeps {what} ({facts_of(self.graph, group)})")
         for name, mask in self.masks.items():
             lines.append(f"  {name}: {1 - float(mask.float().mean()):.1%} of its elements are zero")
-        lines.extend(f"  {f.param} dim {f.dim} is frozen: {f.reason}" for f in self.graph.frozen)
+        lines.extend(f"  {line}" for line in limits(self.graph))
         lines.extend(str(self.folding(self.graph.model)).splitlines() if fold_constants else [])
         return "\n".join(lines)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from prunus import oneshot
-from prunus.axes import Graph, trace
+from prunus.axes import Graph, trace, units_of
 from prunus.plans import Plan
 from prunus.recipes.opening import Opened
 from prunus.recipes.parts import find_parts
@@ -52,7 +52,9 @@ def _headline(policy: Policy) -> str:
 
 
 def _changes(graph: Graph, plan: Plan) -> list[str]:
-    groups = [f"{name}: keeps {left} of {graph[name].size} {graph[name].kind}s" for name, left in plan.sizes.items()]
+    groups = [
+        f"{name}: keeps {left} of {graph[name].size} {units_of(graph[name])}" for name, left in plan.sizes.items()
+    ]
     masks = [f"{name}: {1 - float(mask.double().mean()):.1%} zeros" for name, mask in plan.masks.items()]
     return groups + masks
 
