@@ -12,7 +12,7 @@ from torch.optim.swa_utils import AveragedModel
 from axes.proving import Net, conv, generic_, images, removal
 from prunus.axes import trace
 from prunus.errors import InputError, NameNotFound
-from prunus.plans import Plan, changes, proof, record_of, surgery
+from prunus.plans import Plan, changes, numbers, proof, record_of, surgery
 from prunus.plans import plan as plan_room
 
 
@@ -62,7 +62,7 @@ class Injected(Exception):
 
 STAGES = [
     (plan_room, "check_same_model"), (plan_room, "copied"), (plan_room, "thin_"), (proof, "mask_"),
-    (surgery, "cut"), (surgery, "_cut_optimizer"), (surgery, "_numbers"), (surgery, "_described"), (changes, "set_"),
+    (surgery, "cut"), (surgery, "_cut_optimizer"), (surgery, "new_numbers"), (numbers, "_described"), (changes, "set_"),
 ]  # fmt: skip
 
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from prunus.axes.planted import TAG, Call, planting
+from prunus.axes.regions import inline_regions_
 from prunus.axes.unwrap import check_cuttable
 from prunus.errors import CaptureError, InputError
 
@@ -195,6 +196,7 @@ def _record(program: Any, model: nn.Module, args: tuple[Any, ...], kwargs: Mappi
     }
     index: dict[Any, int] = {}
     nodes: list[Node] = []
+    inline_regions_(program.graph_module)
     for node in program.graph.nodes:
         _check_static(node, model)
         index[node] = len(nodes)

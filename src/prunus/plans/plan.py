@@ -219,6 +219,7 @@ class Plan:
             proof=proof,
             form=form,
             inputs=describe_inputs(self.graph) if form == "graph" else None,
+            inexact=is_inexact(self.graph, self._surgery.kept),
         )
 
     def explain(self) -> str:

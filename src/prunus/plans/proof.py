@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
@@ -156,10 +157,17 @@ class _AllFloat64(TorchFunctionMode):
         """Run one torch function with every floating dtype replaced."""
         if func in (Tensor.float, Tensor.half, Tensor.bfloat16):
             func = Tensor.double
+        if func in (torch.rms_norm, functional.rms_norm) and _no_epsilon(args, kwargs or {}):
+            kwargs = {**(kwargs or {}), "eps": torch.finfo(torch.float32).eps}  # what the model itself computes with
+            args = args[:3]
         args, kwargs = pytree.tree_map(
             lambda x: torch.float64 if isinstance(x, torch.dtype) and x.is_floating_point else x, (args, kwargs or {})
         )
         return func(*args, **kwargs)
+
+
+def _no_epsilon(args: Any, kwargs: Any) -> bool:
+    return (args[3] if len(args) > 3 else kwargs.get("eps")) is None
 
 
 @contextmanager

@@ -179,6 +179,7 @@ def _plan_as_json(record: Record) -> dict[str, Any]:
         "proof": record.proof.to_dict() if record.proof else None,
         "form": record.form,
         "inputs": record.inputs,
+        "inexact": record.inexact,
     }
 
 
@@ -196,6 +197,7 @@ def _plan_from_json(plan: dict[str, Any], tensors: Mapping[str, Tensor]) -> Reco
         proof=Proof.from_dict(plan["proof"]) if plan["proof"] else None,
         form=plan["form"],
         inputs=plan["inputs"],
+        inexact=plan.get("inexact", False),
     )
 
 

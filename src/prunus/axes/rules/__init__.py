@@ -4,13 +4,14 @@ A rule takes (context, node) and returns the node's Value (or one per result). R
 an operation without a rule freezes what it touches and is reported.
 """
 
-from prunus.axes.rules import contraction, factories, norm, pointwise, recurrent, reduction, shape, spatial
+from prunus.axes.rules import contraction, factories, indexing, norm, pointwise, recurrent, reduction, shape, spatial
 from prunus.axes.rules.registry import Rule, lookup, rule
 
 __all__ = [
     "Rule",
     "contraction",
     "factories",
+    "indexing",
     "lookup",
     "norm",
     "pointwise",

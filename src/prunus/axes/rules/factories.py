@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from prunus.axes.context import Context, Value, because, fresh, frozen
+from prunus.axes.rules.pointwise import base_name
 from prunus.axes.rules.registry import rule
-from prunus.axes.trace import Node
+from prunus.axes.trace import Node, Ref
 
 
 @rule("aten.zeros", "aten.new_zeros")
@@ -39,3 +40,28 @@ def diagonal(ctx: Context, node: Node) -> Value:
     x = ctx.value(node.args[0])
     ctx.freeze(x.dims, "positions are compared by number", node)
     return frozen(node.shape, because("positions are compared by number", node))
+
+
+HANDED_ON = ("to", "_to_copy", "contiguous", "clone", "detach", "alias", "lift_fresh_copy")
+
+
+def is_all_zero(ctx: Context, arg: object) -> bool:
+    """Tell whether a number, or a tensor made in this forward and written to by nothing, is zero everywhere."""
+    if not isinstance(arg, Ref):
+        return arg == 0
+    node = ctx.trace.nodes[arg.index]
+    while node.kind == "op" and base_name(node.target) in HANDED_ON:
+        node = ctx.trace.nodes[node.args[0].index]
+    if node.kind == "constant":
+        return not ctx.trace.constants[node.target].count_nonzero()
+    made_of_zeros = node.kind == "op" and base_name(node.target) in ("zeros", "new_zeros", "zeros_like")
+    return made_of_zeros and not any(
+        _may_write(reader) for reader in ctx.trace.nodes if Ref(node.index) in reader.refs()
+    )
+
+
+def _may_write(node: Node) -> bool:
+    """Tell whether an operation writes to its argument, or returns a view through which others may."""
+    schema = getattr(node.target, "_schema", None)
+    aliases = schema is not None and any(result.alias_info is not None for result in schema.returns)
+    return aliases and base_name(node.target) not in HANDED_ON

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from prunus.axes.algebra import Axis, concat, product
 from prunus.axes.context import Context, Value, because, frozen
+from prunus.axes.rules.factories import is_all_zero
 from prunus.axes.rules.pointwise import base_name
 from prunus.axes.rules.registry import rule
 from prunus.axes.trace import GETITEM, Node, Ref
@@ -122,20 +123,12 @@ def _state(ctx: Context, node: Node, initial: Ref, position: int, made: Sequence
     than zeros or the final one is read; else each loses its own.
     """
     x, before, axes = ctx.value(node.args[0]), ctx.value(initial), [axis for axis, _ in made]
-    apart = _is_all_zero(ctx, initial) and not _is_read(ctx, node, position)
+    apart = is_all_zero(ctx, initial) and not _is_read(ctx, node, position)
     for axis in axes[:1] if apart else axes:
         ctx.unify(axis, before.dims[2], node)
     ctx.unify(x.dims[0 if node.args[8] else 1], before.dims[1], node)
     ctx.freeze(before.dims[0], "it counts layers and directions", node)
     return Value((*before.dims[:2], axes[0]), (False, False, all(zero for _, zero in made)))
-
-
-def _is_all_zero(ctx: Context, ref: Ref) -> bool:
-    """Tell whether a tensor is made of nothing but zeros in this forward."""
-    node = ctx.trace.nodes[ref.index]
-    while node.kind == "op" and base_name(node.target) in ("to", "_to_copy", "contiguous", "clone", "detach"):
-        node = ctx.trace.nodes[node.args[0].index]
-    return node.kind == "op" and base_name(node.target) in ("zeros", "new_zeros")
 
 
 def _is_read(ctx: Context, node: Node, position: int) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from prunus.axes.algebra import Axis, concat, product
 from prunus.axes.context import Context, Value, because, frozen
 from prunus.axes.rules.registry import rule
-from prunus.axes.trace import Node, Ref
+from prunus.axes.trace import Node
 
 
 @rule(
@@ -275,29 +275,3 @@ def roll(ctx: Context, node: Node) -> Value:
     dims = node.arg(2, "dims", []) if "roll" in node.op else node.args[1]
     ctx.freeze([x.dims[d] for d in dims] or x.dims, "positions are moved by number", node)
     return x
-
-
-@rule("aten.index.Tensor")
-def index(ctx: Context, node: Node) -> Value:
-    """Advanced indexing: indexed dimensions keep their positions, the others pass."""
-    x, indices = ctx.value(node.args[0]), node.args[1]
-    used = [i for i, ref in enumerate(indices) if isinstance(ref, Ref)]
-    ctx.freeze([x.dims[i] for i in used], "positions are taken by index", node)
-    if used != list(range(used[0], used[-1] + 1)) or any(
-        len(ctx.value(indices[i]).dims) != 1 and "bool" in str(ctx.trace.nodes[indices[i].index].value) for i in used
-    ):
-        ctx.freeze(x.dims, "positions are taken by index", node)
-        return frozen(node.shape, because("positions are taken by index", node))
-    count = len(node.shape) - (len(x.dims) - len(used))
-    new = frozen(node.shape[used[0] : used[0] + count], because("positions are taken by index", node))
-    tail = used[-1] + 1
-    return Value((*x.dims[: used[0]], *new.dims, *x.dims[tail:]), (*x.zero[: used[0]], *new.zero, *x.zero[tail:]))
-
-
-@rule("aten.index_select")
-def index_select(ctx: Context, node: Node) -> Value:
-    """Like `index`, along one dimension."""
-    x = ctx.value(node.args[0])
-    dim = node.args[1] % len(x.dims)
-    ctx.freeze(x.dims[dim], "positions are taken by index", node)
-    return _with_dim(x, dim, frozen([node.shape[dim]], because("positions are taken by index", node)).dims[0])
