@@ -42,7 +42,7 @@ from torch import Tensor, nn
 import prunus
 from prunus.errors import PrunusError
 from prunus.plans import record_of
-from prunus.plans.proof import float64_code
+from prunus.plans.float64 import float64_code
 from prunus.runtimes.onnx import export_onnx
 
 ROOT = Path(__file__).parents[2]

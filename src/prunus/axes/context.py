@@ -37,9 +37,10 @@ class Value:
 
 @dataclass(frozen=True)
 class Rescaled:
-    """A norm by the root of a mean of squares, over `axis` of N units; N' are left.
+    """A norm by a power of a mean, over `axis` of N units; N' are left.
 
-    sum / N' takes the place of sum / N, so epsilon becomes eps * N / N' and the weight w * sqrt(N / N'): exact.
+    sum / N' takes the place of sum / N, so epsilon becomes eps * N / N' and the weight w * (N / N') ** power: exact.
+    power: 0.5 where a root is taken (RMSNorm), 1 where the mean itself divides (global response normalisation).
     weight: its state name; offset: 1.0 where the weight is stored less one. eps: its value in the dense model.
     node, position: the operation that takes epsilon, and where; attribute: its place in the user's class.
     """
@@ -47,6 +48,7 @@ class Rescaled:
     axis: Axis
     weight: str
     offset: float
+    power: float
     eps: float
     node: int
     position: int

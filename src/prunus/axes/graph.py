@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any, get_args
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -78,6 +79,12 @@ class Graph:
     def _full(self) -> Size:
         return self.size({})
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The widest floating dtype of the model's tensors, float32 where it has none."""
+        found = [meta.dtype for meta in self.trace.state.values() if meta.dtype.is_floating_point]
+        return max(found, key=lambda dtype: dtype.itemsize, default=torch.float32)
+
     def why(self, param: str, dim: int) -> str:
         """Say what a dimension of a parameter belongs to, or why it keeps all its positions."""
         if param not in self.context.state:
@@ -128,7 +135,7 @@ class Graph:
         for norm in self.context.rescaled.values():
             growth = norm.axis.root().size / size_after(norm.axis, by_axis)
             if growth != 1:
-                scales[norm.weight] = (growth**0.5, norm.offset)
+                scales[norm.weight] = (growth**norm.power, norm.offset)
                 if norm.attribute is not None:
                     numbers[norm.attribute] = (norm.eps, norm.eps * growth)
         return Surgery(edits, numbers, scales, by_axis)

@@ -97,6 +97,10 @@ def _attentions(model: nn.Module, shapes: Shapes) -> list[Number]:
                 out.append((module, "__class__", ThinnedMultiheadAttention))
                 # keeps torch's fused encoder layer, which knows dense shapes only, away
                 out.append((module, "_qkv_same_embed_dim", False))
+    narrowed = {id(module) for module, name, _ in out if name == "__class__"}
+    for module in model.modules():  # nor may whole encoders hand nested tensors to it
+        if isinstance(module, nn.TransformerEncoder) and any(id(m) in narrowed for m in module.modules()):
+            out.append((module, "use_nested_tensor", False))
     return out
 
 

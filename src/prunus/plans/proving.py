@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from prunus.axes import Graph, trace
 from prunus.errors import CaptureError, ProofError
+from prunus.plans.float64 import float64_code, float64_inputs
 from prunus.plans.fold import Folding
 from prunus.plans.graph_model import thinned_graph
-from prunus.plans.proof import Proof, float64_code, float64_inputs, mask_, prove
+from prunus.plans.proof import Proof, check_stood_in, mask_, prove
 from prunus.plans.record import Form
 from prunus.plans.reference import is_inexact, reference
 from prunus.plans.surgery import thin_
@@ -30,7 +31,7 @@ def prove_plan(
     def in_float64(dense: nn.Module) -> Graph:
         # captured anew, once: the first capture spells out the model's own dtype where code asks for it
         if not captured:
-            with float64_code():
+            with float64_code(graph.dtype):
                 inputs = float64_inputs(dense, graph)
                 captured.append(trace(dense, *inputs, inexact=graph.context.inexact))
         return captured[0]
@@ -56,10 +57,17 @@ def prove_plan(
             folding.fold_(dense)
         return thinned_graph(dense, double, double.surgery(kept))
 
+    def as_its_graph(dense: nn.Module) -> nn.Module:
+        return thinned_graph(dense, graph, surgery)
+
     try:
-        return prove(model, graph, surgery, masks, as_class, masked), "class"
+        proof = prove(model, graph, surgery, masks, as_class, masked)
+        check_stood_in(model, graph, as_class)
+        return proof, "class"
     except ProofError as stiff:
         try:
-            return prove(model, graph, surgery, masks, as_graph, masked), "graph"
+            proof = prove(model, graph, surgery, masks, as_graph, masked)
+            check_stood_in(model, graph, as_its_graph)
+            return proof, "graph"
         except (ProofError, CaptureError):
             raise stiff from None

@@ -22,8 +22,9 @@ from torch.utils import _pytree as pytree
 from prunus.axes import Surgery, trace
 from prunus.axes.trace import as_inputs
 from prunus.errors import CaptureError, InputError, ProofError
+from prunus.plans.float64 import float64_code
 from prunus.plans.graph_model import thinned_graph
-from prunus.plans.proof import TOLERANCE, distance, float64_code
+from prunus.plans.proof import TOLERANCE, distance
 from prunus.plans.record import Form, Record, example_inputs, record_of
 from prunus.plans.store import read
 from prunus.plans.surgery import check_same_model, thin_
