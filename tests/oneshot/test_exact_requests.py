@@ -112,8 +112,9 @@ def test_a_budget_is_used_to_one_percent_and_never_exceeded(name: str, allocatio
 
 def test_units_are_given_back_in_steps() -> None:
     graph, _ = traced("vit_cifar")
-    sizes = plan(graph, target="params=0.5", allocation="global", round_to=8).sizes
-    assert all(left % 8 == 0 or left == graph[name].size for name, left in sizes.items())
+    for share in (0.3, 0.4, 0.5, 0.6):
+        sizes = plan(graph, target=f"macs={share}", allocation="global", round_to=8).sizes
+        assert all(left % 8 == 0 or left == graph[name].size for name, left in sizes.items())
 
 
 def test_what_is_unused_of_a_budget() -> None:
