@@ -11,23 +11,21 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
-import sys
-import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from benchmarks.coverage.cases import names
+from benchmarks.coverage.isolate import run
+from benchmarks.coverage.report import markdown
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from benchmarks.coverage.cases import names
-
 ROOT = Path(__file__).parents[2]
 STORE = ROOT / "benchmarks" / "coverage" / "store"
+RESULT = ROOT / "benchmarks" / "results" / "coverage.md"
 
 
 def main() -> None:
@@ -37,12 +35,22 @@ def main() -> None:
     wanted = [name for name in names() if any(fnmatch(name, f"*{pattern}*") for pattern in options.only or ["*"])]
     there = {line["case"] for line in read(store)}
     sweep([name for name in wanted if name not in there], store, options)
+    if not options.screen and not options.only:
+        command = f"python -m benchmarks.coverage --jobs {options.jobs}"
+        page = markdown(list(read(STORE / "prunus.jsonl")), list(read(STORE / "peer.jsonl")), command, options.limit)
+        RESULT.write_text(page, encoding="utf-8")
 
 
 def sweep(cases: list[str], store: Path, options: argparse.Namespace) -> None:
     """Run cases side by side, and append each result as it comes."""
     store.parent.mkdir(parents=True, exist_ok=True)
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+    columns = (
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}"),
+    )
     console = Console(stderr=True)
     with (
         Progress(*columns, console=console) as progress,
@@ -50,7 +58,9 @@ def sweep(cases: list[str], store: Path, options: argparse.Namespace) -> None:
         store.open("a", encoding="utf-8") as file,
     ):
         bar = progress.add_task("", total=len(cases))
-        for done in as_completed([pool.submit(run, case, options) for case in cases]):
+        kind = "peer" if options.peer else "one"
+        runs = [pool.submit(run, case, kind, screen=options.screen, limit=options.limit) for case in cases]
+        for done in as_completed(runs):
             line = done.result()
             file.write(json.dumps(line) + "\n")
             file.flush()
@@ -58,40 +68,6 @@ def sweep(cases: list[str], store: Path, options: argparse.Namespace) -> None:
             progress.update(bar, advance=1, description=f"{line['case']} {verdicts}")
             if any(found["status"] != "ok" for found in line["ratios"].values()):
                 console.print(f"{line['case']}: {next(iter(line['ratios'].values()))['reason']}", markup=False)
-
-
-def run(case: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Run one case in a process of its own; a process that dies or overruns gives a result too."""
-    module = "peer" if options.peer else "one"
-    command = [sys.executable, "-m", f"benchmarks.coverage.{module}", case, *(["--screen"] if options.screen else [])]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    start = time.perf_counter()
-    process = subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    try:
-        out, said = process.communicate(timeout=options.limit)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        out, said = process.communicate()
-        return broken(case, "timeout", f"{last_stage(said)}: not done after {options.limit:.0f} s", start)
-    lines = [line for line in out.splitlines() if line.startswith("{")]
-    if process.returncode or not lines:
-        why = (said.strip().splitlines() or ["no output"])[-1][:200]
-        return broken(case, "crash", f"{last_stage(said)}: the process ended with {process.returncode}: {why}", start)
-    return {**json.loads(lines[-1]), "wall": round(time.perf_counter() - start, 1)}
-
-
-def broken(case: str, status: str, reason: str, start: float) -> dict[str, Any]:
-    """Return the line of a case whose process gave none."""
-    found = {"status": status, "reason": reason}
-    return {"case": case, "ratios": {"0.5": found}, "wall": round(time.perf_counter() - start, 1)}
-
-
-def last_stage(said: str) -> str:
-    """Return the last stage that a process announced."""
-    stages = [line.removeprefix("stage: ") for line in said.splitlines() if line.startswith("stage: ")]
-    return stages[-1] if stages else "start"
 
 
 def read(store: Path) -> Iterable[dict[str, Any]]:

@@ -64,13 +64,16 @@ def tensors(value: Any) -> list[Tensor]:
     return [x for x in pytree.tree_leaves(value) if isinstance(x, Tensor)]
 
 
+def in_float64(inputs: Any) -> Any:
+    """Return the same inputs with floats in float64."""
+    return pytree.tree_map(lambda x: x.double() if isinstance(x, Tensor) and x.is_floating_point() else x, inputs)
+
+
 @torch.no_grad()
 def outputs64(model: nn.Module, inputs: Any) -> list[Tensor]:
     """Run a copy in float64, in eval mode, and return its tensors; integers and flags as numbers."""
     double = copy.deepcopy(model).double().eval()
-    args, kwargs = pytree.tree_map(
-        lambda x: x.double() if isinstance(x, Tensor) and x.is_floating_point() else x, inputs
-    )
+    args, kwargs = in_float64(inputs)
     with float64_code():
         found = tensors(double(*args, **kwargs))
     return [x if x.is_complex() else x.double() for x in found]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from prunus.allocation import Allocator, Budget, ScoredTarget, allocator, check_ratio, levelled, parse_budget
-from prunus.axes import Graph, trace
+from prunus.axes import Graph, Inexact, trace, unwrapped
 from prunus.costs import Costs, Latency, compare, latency, measure
 from prunus.criteria import Criterion, criterion, score_target
 from prunus.errors import InputError
@@ -185,16 +185,21 @@ def prune(
     kwargs: Mapping[str, Any] | None = None,
     *,
     measure_latency: bool = True,
+    fold_constants: bool = False,
+    inexact: Inexact = "forbid",
     **decision: Any,
 ) -> tuple[nn.Module, PruneReport]:
     """Trace, plan, prove, thin and measure a model in one call; the model itself is never changed.
 
-    args, kwargs: example inputs. decision: the arguments of `plan`: ratio or target, granularity, criterion, …
-    Returns the smaller model, with the same state-dict keys (see `Plan.apply`), and a report that prints itself.
+    args, kwargs: example inputs. fold_constants: as in `Plan.apply`. inexact: as in `trace`.
+    decision: the arguments of `plan`: ratio or target, granularity, criterion, …
+    Returns the smaller model, with the same state-dict keys (see `Plan.apply`), and a report that prints itself; from
+    one in `torch.compile` or a data-parallel wrapper comes the plain module.
     """
+    model = unwrapped(model)
     with torch.no_grad():
-        made = plan(trace(model, args, kwargs), **decision)
-        small = made.apply(model)
+        made = plan(trace(model, args, kwargs, inexact=inexact), **decision)
+        small = made.apply(model, fold_constants=fold_constants)
         inputs = made.graph.trace.args, dict(made.graph.trace.kwargs)
         timed = latency({"dense": model, "pruned": small}, *inputs, seconds=3.0) if measure_latency else None
         record = record_of(small)

@@ -183,12 +183,15 @@ def test_odd_interleave_is_a_conflict_with_a_reason_or_keeps_the_pairs() -> None
     assert "cannot be matched" in graph.why("c.weight", 0)
 
 
-def test_half_of_a_chunk_is_frozen_with_the_other_or_the_plan_still_holds() -> None:
+def test_half_of_a_chunk_is_frozen_with_the_other() -> None:
     def forward(self: nn.Module, x: Tensor) -> Tensor:
         first, second = self.c(x).chunk(2, 1)
-        return self.e(first.softmax(1)) + self.f(second)
+        return self.e(first.softmax(1)) + self.f(self.d(second))
 
-    check(Net(forward, c=conv(3, 16), e=conv(8, 4), f=conv(8, 4), g=conv(3, 4)), images(), own_class=False)
+    model = Net(forward, c=conv(3, 16), d=conv(8, 6), e=conv(8, 4), f=conv(6, 4))
+    graph = check(model, images())
+    assert [group.name for group in graph.groups] == ["d"]
+    assert "one number sizes it and an axis that is frozen: its positions are mixed" in graph.why("d.weight", 1)
 
 
 def test_pieces_of_unequal_size_do_not_block_every_plan() -> None:

@@ -79,60 +79,6 @@ def test_identity_flags_gradients_and_hooks_survive_in_place() -> None:
     assert calls == ["forward", "gradient (4, 3, 3, 3)"]
 
 
-OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
-    "SGD momentum": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01),
-    "Adam": lambda p: torch.optim.Adam(p, lr=0.01),
-    "Adam amsgrad": lambda p: torch.optim.Adam(p, lr=0.01, amsgrad=True),
-    "AdamW": lambda p: torch.optim.AdamW(p, lr=0.01),
-    "NAdam": lambda p: torch.optim.NAdam(p, lr=0.01),
-    "Adagrad": lambda p: torch.optim.Adagrad(p, lr=0.01),
-    "RMSprop": lambda p: torch.optim.RMSprop(p, lr=0.01, momentum=0.5, centered=True),
-    "Adadelta": torch.optim.Adadelta,
-    "ASGD": lambda p: torch.optim.ASGD(p, lr=0.01),
-    "Rprop": lambda p: torch.optim.Rprop(p, lr=0.01),
-}
-
-
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_next_step_equals_the_masked_models_at_the_kept_positions(name: str) -> None:
-    """Optimizer state is cut along: what remains trains on as if nothing had happened."""
-    model = generic_(small_net()).double().eval()
-    x = images().double()
-    plan = planned(model)
-    optimizer = OPTIMIZERS[name](model.parameters())
-    for _ in range(3):
-        step(model, optimizer, x)
-    masked = plan.mask(model)
-    masked_optimizer = OPTIMIZERS[name](masked.parameters())
-    masked_optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
-    step(masked, masked_optimizer, x)
-    plan.apply(model, optimizer=optimizer, inplace=True)
-    step(model, optimizer, x)
-    edits = plan.surgery().edits
-    dense = dict(masked.named_parameters())
-    for path, parameter in model.named_parameters():
-        want = dense[path].detach()
-        for dim, positions in edits.get(path, {}).items():
-            want = want.index_select(dim, torch.from_numpy(positions))
-        torch.testing.assert_close(parameter.detach(), want, rtol=0, atol=1e-10)  # 1e-16 / eps
-
-
-def test_factored_state_of_adafactor_is_cut_and_trains_on() -> None:
-    model = generic_(small_net())
-    optimizer = torch.optim.Adafactor(model.parameters(), lr=0.01)
-    step(model, optimizer, images())
-    planned(model).apply(model, optimizer=optimizer, inplace=True)
-    rows, columns = (optimizer.state[model.e.weight][key] for key in ("row_var", "col_var"))
-    assert (rows.shape, columns.shape) == ((4, 1), (1, 4))
-    step(model, optimizer, images())
-
-
-def test_optimizer_without_inplace_is_refused() -> None:
-    model = small_net()
-    with pytest.raises(InputError, match="inplace"):
-        planned(model).apply(model, optimizer=torch.optim.SGD(model.parameters(), lr=1.0))
-
-
 class LiteralView(nn.Module):
     """Its forward holds the number 128."""
 

@@ -59,24 +59,6 @@ def test_model_pruned_by_torch_is_thinned_or_refused_in_our_words() -> None:
         return
 
 
-def test_optimizer_with_flat_state_is_refused_before_anything_changes() -> None:
-    model = generic_(Net(lambda s, x: s.e(s.c(x)), c=conv(3, 8), e=conv(8, 4)))
-    optimizer = torch.optim.LBFGS(model.parameters(), lr=0.01)
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss = model(images()).square().mean()
-        loss.backward()
-        return loss
-
-    optimizer.step(closure)
-    try:
-        half(model, images(), optimizer=optimizer, inplace=True)
-    except PrunusError:
-        return
-    optimizer.step(closure)
-
-
 def test_tie_by_shared_memory_survives() -> None:
     model = Net(lambda s, x: s.b(s.a(x)), a=nn.Linear(8, 8), b=nn.Linear(8, 8))
     first = Net(lambda s, x: s.e(s.m(s.k(x))), k=nn.Linear(4, 8), m=model, e=nn.Linear(8, 4))

@@ -7,9 +7,8 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
-
 from benchmarks.coverage.cases import Builder, Built
+from torch import Tensor
 
 BATCH, TOKENS, VOCABULARY = 2, 16, 100
 # Set where the configuration knows the word, under its own name for it.

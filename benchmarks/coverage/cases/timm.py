@@ -6,7 +6,6 @@ from functools import partial
 from typing import Any
 
 import torch
-
 from benchmarks.coverage.cases import Builder, Built
 
 # Images of 64 x 64.

@@ -7,9 +7,8 @@ from typing import Any
 from unittest import mock
 
 import torch
-from torch import nn
-
 from benchmarks.coverage.cases import Builder, Built
+from torch import nn
 
 # name -> (extents of the input after the channels, further arguments). Heads that run in training alone are left out:
 # the examples of a capture in eval mode never reach them.
@@ -54,7 +53,7 @@ VIDEO: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
     "mvit_v2_s": ((8, 64, 64), {}),
     "r2plus1d_18": ((4, 64, 64), {}),
     "r3d_18": ((4, 64, 64), {}),
-    "s3d": ((9, 224, 224), {}),
+    "s3d": ((16, 224, 224), {}),
     "swin3d_t": ((4, 64, 64), {}),
 }
 

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from benchmarks.coverage.cases import Builder, transformers_senses, transformers_text
+from benchmarks.coverage.cases import Builder, transformers_images, transformers_senses, transformers_text
 
-CASES: dict[str, Builder] = {**transformers_text.CASES, **transformers_senses.CASES}
+CASES: dict[str, Builder] = {**transformers_text.CASES, **transformers_images.CASES, **transformers_senses.CASES}

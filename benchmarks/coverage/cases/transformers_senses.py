@@ -1,4 +1,4 @@
-"""transformers: models of images, sound, several senses at once, and time series."""
+"""transformers: models of sound, of several senses at once, of films and of time series."""
 
 from __future__ import annotations
 
@@ -6,73 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-
 from benchmarks.coverage.cases import Builder
 from benchmarks.coverage.cases.small import BATCH, cases, ids, image_inputs, sound_inputs, text_inputs
 
-STAGES = {"depths": [1, 1], "embed_dim": 16, "num_heads": [2, 4]}
-IMAGES = {
-    "beit": ("BeitForImageClassification", {"image_size": 64}),
-    "bit": ("BitForImageClassification", {"embedding_size": 32, "hidden_sizes": [64, 128], "depths": [1, 1], "num_groups": 8}),
-    "convnext": ("ConvNextForImageClassification", {"num_stages": 4, "hidden_sizes": [16, 32, 64, 64], "depths": [1, 1, 1, 1]}),
-    "convnextv2": ("ConvNextV2ForImageClassification", {"num_stages": 4, "hidden_sizes": [16, 32, 64, 64], "depths": [1, 1, 1, 1]}),
-    "cvt": (
-        "CvtForImageClassification",
-        {"embed_dim": [16, 32, 64], "num_heads": [1, 2, 4], "depth": [1, 2, 3]},
-    ),
-    "data2vec_vision": ("Data2VecVisionForImageClassification", {"image_size": 64}),
-    "deit": ("DeiTForImageClassification", {"image_size": 64}),
-    "dinov2": ("Dinov2ForImageClassification", {"image_size": 64, "patch_size": 16}),
-    "dinov2_with_registers": ("Dinov2WithRegistersForImageClassification", {"image_size": 64, "patch_size": 16}),
-    "dinov3_vit": ("DINOv3ViTModel", {"image_size": 64}),
-    "dinov3_convnext": ("DINOv3ConvNextModel", {"hidden_sizes": [16, 32, 64, 64], "depths": [1, 1, 1, 1]}),
-    "dpt": (
-        "DPTForDepthEstimation",
-        {"image_size": 64, "num_hidden_layers": 4, "backbone_out_indices": [0, 1, 2, 3],
-         "neck_hidden_sizes": [16, 32, 64, 64], "fusion_hidden_size": 32, "is_hybrid": False},
-    ),
-    "efficientnet": ("EfficientNetForImageClassification", {"width_coefficient": 0.25, "depth_coefficient": 0.5, "hidden_dim": 320}),
-    "focalnet": ("FocalNetForImageClassification", {"embed_dim": 16, "depths": [1, 1], "focal_levels": [2, 2], "focal_windows": [3, 3]}),
-    "glpn": ("GLPNForDepthEstimation", {"depths": [1, 1, 1, 1], "hidden_sizes": [16, 32, 64, 64], "num_attention_heads": [1, 2, 4, 4], "decoder_hidden_size": 32}),
-    "hiera": ("HieraForImageClassification", {"image_size": [64, 64], "embed_dim": 16, "depths": [1, 1, 1, 1], "num_heads": [1, 2, 4, 8]}),
-    "ijepa": ("IJepaForImageClassification", {"image_size": 64}),
-    "levit": (
-        "LevitForImageClassification",
-        {"image_size": 64, "hidden_sizes": [32, 48, 64], "num_attention_heads": [2, 3, 4], "depths": [1, 1, 1],
-         "key_dim": [8, 8, 8]},
-    ),
-    "mobilenet_v1": ("MobileNetV1ForImageClassification", {"depth_multiplier": 0.25}),
-    "mobilenet_v2": ("MobileNetV2ForImageClassification", {"depth_multiplier": 0.35}),
-    "mobilevit": (
-        "MobileViTForImageClassification",
-        {"image_size": 64, "hidden_sizes": [32, 48, 64], "neck_hidden_sizes": [16, 16, 32, 32, 48, 64, 128]},
-    ),
-    "mobilevitv2": ("MobileViTV2ForImageClassification", {"image_size": 64, "width_multiplier": 0.25}),
-    "poolformer": ("PoolFormerForImageClassification", {"hidden_sizes": [16, 32, 64, 64], "depths": [1, 1, 1, 1]}),
-    "pvt": ("PvtForImageClassification", {"image_size": 64, "hidden_sizes": [16, 32, 64, 64], "depths": [1, 1, 1, 1], "num_attention_heads": [1, 2, 4, 4]}),
-    "pvt_v2": ("PvtV2ForImageClassification", {"image_size": 64, "hidden_sizes": [16, 32, 64, 64], "depths": [1, 1, 1, 1], "num_attention_heads": [1, 2, 4, 4]}),
-    "regnet": ("RegNetForImageClassification", {"embedding_size": 16, "hidden_sizes": [16, 32, 64, 64], "depths": [1, 1, 1, 1], "groups_width": 8}),
-    "resnet": ("ResNetForImageClassification", {"embedding_size": 16, "hidden_sizes": [32, 64], "depths": [1, 1]}),
-    "segformer": ("SegformerForSemanticSegmentation", {"depths": [1, 1, 1, 1]}),
-    "swiftformer": ("SwiftFormerForImageClassification", {"image_size": 64, "depths": [1, 1, 1, 1], "embed_dims": [16, 32, 64, 64]}),
-    "swin": ("SwinForImageClassification", {**STAGES, "image_size": 64, "window_size": 4}),
-    "swinv2": ("Swinv2ForImageClassification", {**STAGES, "image_size": 64, "window_size": 4}),
-    "swin2sr": ("Swin2SRForImageSuperResolution", {**STAGES, "image_size": 64, "window_size": 4}),
-    "textnet": ("TextNetForImageClassification", {}),
-    "upernet": ("UperNetForSemanticSegmentation", {"hidden_size": 32, "use_auxiliary_head": False}),
-    "vit": ("ViTForImageClassification", {"image_size": 64}),
-    "vit_msn": ("ViTMSNForImageClassification", {"image_size": 64}),
-    "vitdet": ("VitDetModel", {"image_size": 64, "pretrain_image_size": 64}),
-}  # fmt: skip
-DETECTORS = {
-    "conditional_detr": ("ConditionalDetrForObjectDetection", {}),
-    "deformable_detr": ("DeformableDetrForObjectDetection", {}),
-    "detr": ("DetrForObjectDetection", {}),
-    "rt_detr": ("RTDetrForObjectDetection", {"num_queries": 10}),
-    "table_transformer": ("TableTransformerForObjectDetection", {}),
-    "yolos": ("YolosForObjectDetection", {"image_size": [64, 64], "num_detection_tokens": 10}),
-    "mask2former": ("Mask2FormerForUniversalSegmentation", {}),
-}
 WAVES = {
     "data2vec_audio": ("Data2VecAudioForCTC", {}),
     "hubert": ("HubertForCTC", {}),
@@ -85,11 +21,21 @@ WAVES = {
     "wavlm": ("WavLMForCTC", {}),
 }
 NO_MASKING = {"apply_spec_augment": False}  # it masks longer spans than the examples have, in training
-TEXT = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 100}
+TEXT = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "vocab_size": 100,
+}
 VISION = {
-    "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": 32,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "image_size": 32,
     "patch_size": 8,
-}  # fmt: skip
+}
 TWO_TOWERS = {"text_config": TEXT, "vision_config": VISION}
 
 
@@ -123,81 +69,172 @@ def series() -> dict[str, Any]:
 
 
 FORECAST = {
-    "prediction_length": 8, "context_length": 16, "lags_sequence": [1, 2, 4, 8], "num_time_features": 1,
-    "num_static_categorical_features": 0, "cardinality": [], "embedding_dimension": [],
-}  # fmt: skip
+    "prediction_length": 8,
+    "context_length": 16,
+    "lags_sequence": [1, 2, 4, 8],
+    "num_time_features": 1,
+    "num_static_categorical_features": 0,
+    "cardinality": [],
+    "embedding_dimension": [],
+}
 PATCHES = {"context_length": 32, "patch_length": 8, "prediction_length": 8, "num_input_channels": 3}
 OTHERS: dict[str, Builder] = {
-    **cases(text_and_image, {
-        "altclip": ("AltCLIPModel", {"text_config": {**TEXT, "project_dim": 64}, "vision_config": VISION}),
-        "blip": ("BlipForImageTextRetrieval", TWO_TOWERS),
-        "bridgetower": ("BridgeTowerModel", {"text_config": TEXT, "vision_config": {**VISION, "patch_size": 8}}),
-        "chinese_clip": ("ChineseCLIPModel", TWO_TOWERS),
-        "clip": ("CLIPModel", TWO_TOWERS),
-        "clipseg": ("CLIPSegModel", TWO_TOWERS),
-        "flava": ("FlavaModel", {"text_config": TEXT, "image_config": VISION, "multimodal_config": VISION}),
-        "git": ("GitForCausalLM", {"vision_config": VISION}),
-        "groupvit": ("GroupViTModel", {"text_config": TEXT, "vision_config": {"image_size": 32, "patch_size": 4}}),
-        "metaclip_2": ("MetaClip2Model", TWO_TOWERS),
-        "siglip": ("SiglipModel", TWO_TOWERS),
-        "vilt": ("ViltModel", {"image_size": 32, "patch_size": 8}),
-    }),
-    **cases(lambda: {**text_inputs(), "bbox": torch.zeros(BATCH, 16, 4, dtype=torch.long)}, {
-        "layoutlmv3": ("LayoutLMv3ForSequenceClassification", {"visual_embed": False, "coordinate_size": 10, "shape_size": 12}),
-        "bros": ("BrosModel", {}),
-    }),
-    **cases(lambda: {**text_inputs(), "visual_feats": torch.randn(BATCH, 4, 32), "visual_pos": torch.rand(BATCH, 4, 4)}, {
-        "lxmert": ("LxmertModel", {"visual_feat_dim": 32, "l_layers": 2, "x_layers": 1, "r_layers": 1}),
-    }),
-    **cases(lambda: {**text_inputs(), "visual_embeds": torch.randn(BATCH, 4, 32)}, {
-        "visual_bert": ("VisualBertModel", {"visual_embedding_dim": 32}),
-    }),
-    **cases(lambda: text_inputs(64), {
-        "canine": ("CanineForSequenceClassification", {"local_transformer_stride": 16, "num_hash_buckets": 64, "max_position_embeddings": 128}),
-        "reformer": ("ReformerForSequenceClassification", {
-            "attention_head_size": 16, "axial_pos_shape": [8, 8], "axial_pos_embds_dim": [32, 32], "num_buckets": 4,
-            "attn_layers": ["local", "lsh"], "feed_forward_size": 128, "lsh_attn_chunk_length": 16,
-            "local_attn_chunk_length": 16, "hash_seed": 0,
-        }),
-    }),
-    **cases(lambda: {"inputs": ids()}, {
-        "perceiver": ("PerceiverForMaskedLM", {
-            "num_latents": 8, "d_latents": 64, "num_self_attends_per_block": 2, "num_self_attention_heads": 4,
-            "num_cross_attention_heads": 4, "vocab_size": 100,
-        }),
-    }),
-    **cases(spectrum("input_values", 64, 32), {
-        "audio_spectrogram_transformer": ("ASTForAudioClassification", {"num_mel_bins": 32, "max_length": 64}),
-    }),
-    **cases(spectrum("input_values", 1, 4000), {"encodec": ("EncodecModel", {}), "mimi": ("MimiModel", {"upsample_groups": 64, "vector_quantization_hidden_dimension": 32, "codebook_dim": 32, "num_key_value_heads": 4}), "dac": ("DacModel", {"encoder_hidden_size": 8, "decoder_hidden_size": 64})}),
+    **cases(
+        text_and_image,
+        {
+            "altclip": ("AltCLIPModel", {"text_config": {**TEXT, "project_dim": 64}, "vision_config": VISION}),
+            "blip": ("BlipForImageTextRetrieval", TWO_TOWERS),
+            "bridgetower": ("BridgeTowerModel", {"text_config": TEXT, "vision_config": {**VISION, "patch_size": 8}}),
+            "chinese_clip": ("ChineseCLIPModel", TWO_TOWERS),
+            "clip": ("CLIPModel", TWO_TOWERS),
+            "clipseg": ("CLIPSegModel", TWO_TOWERS),
+            "flava": ("FlavaModel", {"text_config": TEXT, "image_config": VISION, "multimodal_config": VISION}),
+            "git": ("GitForCausalLM", {"vision_config": VISION}),
+            "groupvit": ("GroupViTModel", {"text_config": TEXT, "vision_config": {"image_size": 32, "patch_size": 4}}),
+            "metaclip_2": ("MetaClip2Model", TWO_TOWERS),
+            "siglip": ("SiglipModel", TWO_TOWERS),
+            "vilt": ("ViltModel", {"image_size": 32, "patch_size": 8}),
+        },
+    ),
+    **cases(
+        lambda: {**text_inputs(), "bbox": torch.zeros(BATCH, 16, 4, dtype=torch.long)},
+        {
+            "layoutlmv3": (
+                "LayoutLMv3ForSequenceClassification",
+                {"visual_embed": False, "coordinate_size": 10, "shape_size": 12},
+            ),
+            "bros": ("BrosModel", {}),
+        },
+    ),
+    **cases(
+        lambda: {**text_inputs(), "visual_feats": torch.randn(BATCH, 4, 32), "visual_pos": torch.rand(BATCH, 4, 4)},
+        {
+            "lxmert": ("LxmertModel", {"visual_feat_dim": 32, "l_layers": 2, "x_layers": 1, "r_layers": 1}),
+        },
+    ),
+    **cases(
+        lambda: {**text_inputs(), "visual_embeds": torch.randn(BATCH, 4, 32)},
+        {
+            "visual_bert": ("VisualBertModel", {"visual_embedding_dim": 32}),
+        },
+    ),
+    **cases(
+        lambda: text_inputs(64),
+        {
+            "canine": (
+                "CanineForSequenceClassification",
+                {"local_transformer_stride": 16, "num_hash_buckets": 64, "max_position_embeddings": 128},
+            ),
+            "reformer": (
+                "ReformerForSequenceClassification",
+                {
+                    "attention_head_size": 16,
+                    "axial_pos_shape": [8, 8],
+                    "axial_pos_embds_dim": [32, 32],
+                    "num_buckets": 4,
+                    "attn_layers": ["local", "lsh"],
+                    "feed_forward_size": 128,
+                    "lsh_attn_chunk_length": 16,
+                    "local_attn_chunk_length": 16,
+                    "hash_seed": 0,
+                },
+            ),
+        },
+    ),
+    **cases(
+        lambda: {"inputs": ids()},
+        {
+            "perceiver": (
+                "PerceiverForMaskedLM",
+                {
+                    "num_latents": 8,
+                    "d_latents": 64,
+                    "num_self_attends_per_block": 2,
+                    "num_self_attention_heads": 4,
+                    "num_cross_attention_heads": 4,
+                    "vocab_size": 100,
+                },
+            ),
+        },
+    ),
+    **cases(
+        spectrum("input_values", 64, 32),
+        {
+            "audio_spectrogram_transformer": ("ASTForAudioClassification", {"num_mel_bins": 32, "max_length": 64}),
+        },
+    ),
+    **cases(
+        spectrum("input_values", 1, 4000),
+        {
+            "encodec": ("EncodecModel", {}),
+            "mimi": (
+                "MimiModel",
+                {
+                    "upsample_groups": 64,
+                    "vector_quantization_hidden_dimension": 32,
+                    "codebook_dim": 32,
+                    "num_key_value_heads": 4,
+                },
+            ),
+            "dac": ("DacModel", {"encoder_hidden_size": 8, "decoder_hidden_size": 64}),
+        },
+    ),
     **cases(spectrum("input_features", 64, 160), {"wav2vec2_bert": ("Wav2Vec2BertForCTC", NO_MASKING)}),
-    **cases(speech_pair(80, 64, frames_first=False), {"whisper": ("WhisperForConditionalGeneration", {"max_source_positions": 32})}),
-    **cases(speech_pair(80, 64, frames_first=True), {"speech_to_text": ("Speech2TextForConditionalGeneration", {"conv_channels": 32})}),
-    **cases(lambda: {**sound_inputs(), "decoder_input_ids": ids(), "use_cache": False}, {
-        "moonshine": ("MoonshineForConditionalGeneration", {"encoder_num_hidden_layers": 2, "decoder_num_hidden_layers": 2, "encoder_num_attention_heads": 4, "decoder_num_attention_heads": 4}),
-        "speecht5": ("SpeechT5ForSpeechToText", NO_MASKING),
-    }),
-    **cases(spectrum("past_values", 32, 3), {
-        "patchtst": ("PatchTSTForPrediction", {**PATCHES, "patch_stride": 8, "ffn_dim": 128}),
-        "patchtsmixer": ("PatchTSMixerForPrediction", {**PATCHES, "patch_stride": 8}),
-    }),
-    **cases(series, {
-        "autoformer": ("AutoformerForPrediction", {**FORECAST, "label_length": 4, "moving_average": 5}),
-        "informer": ("InformerForPrediction", FORECAST),
-        "time_series_transformer": ("TimeSeriesTransformerForPrediction", FORECAST),
-    }),
-    **cases(spectrum("pixel_values", 4, 3, 32, 32), {
-        "timesformer": ("TimesformerForVideoClassification", {"image_size": 32, "num_frames": 4, "patch_size": 8}),
-        "videomae": ("VideoMAEForVideoClassification", {"image_size": 32, "num_frames": 4, "patch_size": 8}),
-        "vivit": ("VivitForVideoClassification", {"image_size": 32, "num_frames": 4, "tubelet_size": [2, 8, 8]}),
-    }),
-    **cases(spectrum("pixel_values_videos", 4, 3, 32, 32), {
-        "vjepa2": ("VJEPA2Model", {"crop_size": 32, "frames_per_clip": 4, "patch_size": 8}),
-    }),
-}  # fmt: skip
+    **cases(
+        speech_pair(80, 64, frames_first=False),
+        {"whisper": ("WhisperForConditionalGeneration", {"max_source_positions": 32})},
+    ),
+    **cases(
+        speech_pair(80, 64, frames_first=True),
+        {"speech_to_text": ("Speech2TextForConditionalGeneration", {"conv_channels": 32})},
+    ),
+    **cases(
+        lambda: {**sound_inputs(), "decoder_input_ids": ids(), "use_cache": False},
+        {
+            "moonshine": (
+                "MoonshineForConditionalGeneration",
+                {
+                    "encoder_num_hidden_layers": 2,
+                    "decoder_num_hidden_layers": 2,
+                    "encoder_num_attention_heads": 4,
+                    "decoder_num_attention_heads": 4,
+                },
+            ),
+            "speecht5": ("SpeechT5ForSpeechToText", NO_MASKING),
+        },
+    ),
+    **cases(
+        spectrum("past_values", 32, 3),
+        {
+            "patchtst": ("PatchTSTForPrediction", {**PATCHES, "patch_stride": 8, "ffn_dim": 128}),
+            "patchtsmixer": ("PatchTSMixerForPrediction", {**PATCHES, "patch_stride": 8}),
+        },
+    ),
+    **cases(
+        series,
+        {
+            "autoformer": ("AutoformerForPrediction", {**FORECAST, "label_length": 4, "moving_average": 5}),
+            "informer": ("InformerForPrediction", FORECAST),
+            "time_series_transformer": ("TimeSeriesTransformerForPrediction", FORECAST),
+        },
+    ),
+    **cases(
+        spectrum("pixel_values", 4, 3, 32, 32),
+        {
+            "timesformer": ("TimesformerForVideoClassification", {"image_size": 32, "num_frames": 4, "patch_size": 8}),
+            "videomae": ("VideoMAEForVideoClassification", {"image_size": 32, "num_frames": 4, "patch_size": 8}),
+            "vivit": ("VivitForVideoClassification", {"image_size": 32, "num_frames": 4, "tubelet_size": [2, 8, 8]}),
+        },
+    ),
+    **cases(
+        spectrum("pixel_values_videos", 4, 3, 32, 32),
+        {
+            "vjepa2": ("VJEPA2Model", {"crop_size": 32, "frames_per_clip": 4, "patch_size": 8}),
+        },
+    ),
+}
 
 CASES: dict[str, Builder] = {
-    **cases(image_inputs, {**IMAGES, **DETECTORS}),
     **cases(sound_inputs, {name: (model, {**NO_MASKING, **config}) for name, (model, config) in WAVES.items()}),
     **OTHERS,
 }

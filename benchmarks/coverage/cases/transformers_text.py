@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import torch
 from benchmarks.coverage.cases import Builder
-from benchmarks.coverage.cases.small import Config, cases, causal_inputs, pair_inputs, text_inputs
+from benchmarks.coverage.cases.small import BATCH, cases, causal_inputs, ids, pair_inputs, text_inputs
 
 GQA = {"num_key_value_heads": 2}
 MOE = {**GQA, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64}
@@ -29,8 +30,8 @@ ENCODERS = {
     "gte": ("GteModel", {}),
     "ibert": ("IBertForSequenceClassification", {}),
     "jina_embeddings_v3": ("JinaEmbeddingsV3Model", {}),
-    "layoutlm": ("LayoutLMForSequenceClassification", {}),
-    "lilt": ("LiltModel", {"hidden_size": 96}),
+    "layoutlm": ("LayoutLMForSequenceClassification", {"max_2d_position_embeddings": 32}),
+    "lilt": ("LiltModel", {"hidden_size": 96, "max_2d_position_embeddings": 32}),
     "longformer": ("LongformerForSequenceClassification", {"attention_window": 8}),
     "luke": ("LukeModel", {"entity_vocab_size": 20, "entity_emb_size": 16}),
     "megatron_bert": ("MegatronBertForSequenceClassification", {}),
@@ -39,7 +40,6 @@ ENCODERS = {
     "mpnet": ("MPNetForSequenceClassification", {}),
     "mra": ("MraForSequenceClassification", {"block_per_row": 1}),
     "nomic_bert": ("NomicBertModel", {}),
-    "nystromformer": ("NystromformerForSequenceClassification", {"num_landmarks": 4, "segment_means_seq_len": 16}),
     "rembert": ("RemBertForSequenceClassification", {"input_embedding_size": 32, "output_embedding_size": 32}),
     "roberta": ("RobertaForSequenceClassification", {}),
     "roberta_prelayernorm": ("RobertaPreLayerNormForSequenceClassification", {}),
@@ -51,6 +51,11 @@ ENCODERS = {
     "xlnet": ("XLNetForSequenceClassification", {"d_head": 16, "d_inner": 128}),
     "xmod": ("XmodForSequenceClassification", {"default_language": "en_XX"}),
     "yoso": ("YosoForSequenceClassification", {"use_expectation": True}),
+}
+
+# It takes no mask of tokens but where all of them are attended to and the mask is dropped, which export cannot know.
+BIASED = {
+    "nystromformer": ("NystromformerForSequenceClassification", {"num_landmarks": 4, "segment_means_seq_len": 16}),
 }
 
 DECODERS = {
@@ -118,18 +123,46 @@ EXPERTS = {
     "deepseek_v2": (
         "DeepseekV2ForCausalLM",
         {
-            **MOE, "num_key_value_heads": 4, "n_routed_experts": 4, "kv_lora_rank": 32, "q_lora_rank": 32, "n_group": 1,
-            "topk_group": 1, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 16, "first_k_dense_replace": 1,
+            **MOE,
+            "num_key_value_heads": 4,
+            "n_routed_experts": 4,
+            "kv_lora_rank": 32,
+            "q_lora_rank": 32,
+            "n_group": 1,
+            "topk_group": 1,
+            "qk_rope_head_dim": 8,
+            "qk_nope_head_dim": 8,
+            "v_head_dim": 16,
+            "first_k_dense_replace": 1,
         },
     ),
     "deepseek_v3": (
         "DeepseekV3ForCausalLM",
         {
-            **MOE, "num_key_value_heads": 4, "n_routed_experts": 4, "kv_lora_rank": 32, "q_lora_rank": 32, "n_group": 2,
-            "topk_group": 1, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 16, "first_k_dense_replace": 1,
+            **MOE,
+            "num_key_value_heads": 4,
+            "n_routed_experts": 4,
+            "kv_lora_rank": 32,
+            "q_lora_rank": 32,
+            "n_group": 2,
+            "topk_group": 1,
+            "qk_rope_head_dim": 8,
+            "qk_nope_head_dim": 8,
+            "v_head_dim": 16,
+            "first_k_dense_replace": 1,
         },
     ),
-    "dots1": ("Dots1ForCausalLM", {**MOE, "n_shared_experts": 1, "n_routed_experts": 4, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1}),
+    "dots1": (
+        "Dots1ForCausalLM",
+        {
+            **MOE,
+            "n_shared_experts": 1,
+            "n_routed_experts": 4,
+            "n_group": 1,
+            "topk_group": 1,
+            "first_k_dense_replace": 1,
+        },
+    ),
     "ernie4_5_moe": ("Ernie4_5_MoeForCausalLM", {**GQA, "moe_num_experts": 4, "moe_k": 2, "moe_intermediate_size": 64}),
     "flex_olmo": ("FlexOlmoForCausalLM", {**GQA, "num_experts": 4, "num_experts_per_tok": 2}),
     "glm4_moe": (
@@ -144,7 +177,7 @@ EXPERTS = {
     "phimoe": ("PhimoeForCausalLM", {**GQA, "num_local_experts": 4}),
     "qwen2_moe": ("Qwen2MoeForCausalLM", {**MOE, "shared_expert_intermediate_size": 64}),
     "qwen3_moe": ("Qwen3MoeForCausalLM", {**MOE, "head_dim": 16}),
-}  # fmt: skip
+}
 STATE_SPACE = {
     "bamba": (
         "BambaForCausalLM",
@@ -165,8 +198,13 @@ STATE_SPACE = {
     "qwen3_next": (
         "Qwen3NextForCausalLM",
         {
-            **MOE, "shared_expert_intermediate_size": 64, "head_dim": 16, "linear_num_value_heads": 4,
-            "linear_num_key_heads": 2, "linear_key_head_dim": 16, "linear_value_head_dim": 16,
+            **MOE,
+            "shared_expert_intermediate_size": 64,
+            "head_dim": 16,
+            "linear_num_value_heads": 4,
+            "linear_num_key_heads": 2,
+            "linear_key_head_dim": 16,
+            "linear_value_head_dim": 16,
             "layer_types": ["linear_attention", "full_attention"],
         },
     ),
@@ -175,18 +213,27 @@ STATE_SPACE = {
     "zamba": (
         "ZambaForCausalLM",
         {
-            "num_hidden_layers": 6, "num_key_value_heads": 4, "attn_layer_period": 2, "attn_layer_offset": 1,
-            "use_mamba_kernels": False, "attention_head_dim": 32,
+            "num_hidden_layers": 6,
+            "num_key_value_heads": 4,
+            "attn_layer_period": 2,
+            "attn_layer_offset": 1,
+            "use_mamba_kernels": False,
+            "attention_head_dim": 32,
         },
     ),
     "zamba2": (
         "Zamba2ForCausalLM",
         {
-            "num_hidden_layers": 3, "num_key_value_heads": 4, "mamba_d_state": 16, "n_mamba_heads": 8, "chunk_size": 8,
-            "layers_block_type": ["mamba", "hybrid", "mamba"], "use_mem_eff_path": False,
+            "num_hidden_layers": 3,
+            "num_key_value_heads": 4,
+            "mamba_d_state": 16,
+            "n_mamba_heads": 8,
+            "chunk_size": 8,
+            "layers_block_type": ["mamba", "hybrid", "mamba"],
+            "use_mem_eff_path": False,
         },
     ),
-}  # fmt: skip
+}
 T5 = {"num_layers": 2, "num_decoder_layers": 2, "num_heads": 4, "d_kv": 16, "d_ff": 128}
 SEQ2SEQ = {
     "bart": ("BartForConditionalGeneration", {}),
@@ -207,16 +254,21 @@ SEQ2SEQ = {
     "plbart": ("PLBartForConditionalGeneration", {}),
     "prophetnet": (
         "ProphetNetForConditionalGeneration",
-        {"num_encoder_layers": 2, "num_decoder_layers": 2, "num_encoder_attention_heads": 4,
-         "num_decoder_attention_heads": 4},
+        {
+            "num_encoder_layers": 2,
+            "num_decoder_layers": 2,
+            "num_encoder_attention_heads": 4,
+            "num_decoder_attention_heads": 4,
+        },
     ),
     "switch_transformers": ("SwitchTransformersForConditionalGeneration", {**T5, "num_experts": 4}),
     "t5": ("T5ForConditionalGeneration", T5),
     "umt5": ("UMT5ForConditionalGeneration", T5),
-}  # fmt: skip
+}
 
 CASES: dict[str, Builder] = {
     **cases(text_inputs, ENCODERS),
+    **cases(lambda: {"input_ids": ids(), "attention_mask": torch.zeros(BATCH, 1, 1, 16)}, BIASED),
     **cases(causal_inputs, {**DECODERS, **EXPERTS, **STATE_SPACE}),
     **cases(pair_inputs, SEQ2SEQ),
 }

@@ -30,9 +30,8 @@ def settle(ctx: Context, claims: Sequence[Claim]) -> list[Pair]:
     pairs: dict[Pair, None] = {}
     for name, axes in ties:
         for a, b in combinations(axes, 2):
-            pairs.update(
-                dict.fromkeys(_equated(a.root(), b.root(), f"{name} sizes it and other axes, of another make-up"))
-            )
+            why = f"{name} sizes it and axes of another make-up"
+            pairs.update(dict.fromkeys(_equated(a.root(), b.root(), why)))
     before = -1
     while before != (before := sum(axis.is_frozen() for _, axes in ties for axis in axes)):
         for name, axes in ties:

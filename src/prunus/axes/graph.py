@@ -27,6 +27,7 @@ from prunus.axes.groups import (
 from prunus.axes.positions import kept_positions, size_after
 from prunus.axes.propagate import propagate
 from prunus.axes.trace import Trace, capture
+from prunus.axes.unwrap import unwrapped
 from prunus.errors import CaptureError, InputError, NameNotFound
 
 
@@ -167,13 +168,15 @@ def trace(
 ) -> Graph:
     """Capture a model on example inputs and find out what hangs together.
 
-    model: any module that `torch.export` captures; it is left as it was.
+    model: any module that `torch.export` captures; it is left as it was. `torch.compile`, `nn.DataParallel` and
+        `DistributedDataParallel` are looked into: names are those of the plain module inside.
     args: a tensor, or a tuple of positional arguments. kwargs: keyword arguments of forward.
     inexact: what may happen where a statistic counts the units of an axis. `forbid` keeps the axis whole. `compensate`
         lets it go where numbers make up for it exactly: RMSNorm's weight and epsilon grow, attention's scale stays.
         `allow` also runs LayerNorm and other means and variances over what is left, which is another function.
     Raises CaptureError, with the cause in one sentence, where the model cannot be run or captured.
     """
+    model = unwrapped(model)
     if inexact not in get_args(Inexact):
         raise InputError(f"inexact is {inexact!r}; choose one of {', '.join(get_args(Inexact))}")
     evaluated = capture(model, args, kwargs)

@@ -19,11 +19,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.prune import BasePruningMethod
 from torch.utils import _pytree as pytree
 
 from prunus.axes.planted import TAG, Call, planting
 from prunus.axes.regions import inline_regions_
+from prunus.axes.unwrap import check_cuttable
 from prunus.errors import CaptureError, InputError
 
 
@@ -140,7 +140,7 @@ def capture(model: nn.Module, args: Any, kwargs: Mapping[str, Any] | None = None
     Raises CaptureError, naming the cause, where the model cannot be run or exported.
     """
     args, kwargs = as_inputs(args, kwargs)
-    _check_plain(model)
+    check_cuttable(model)
     flags = {module: module.training for module in model.modules()}
     model.train(training)
     try:
@@ -166,18 +166,6 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
-
-
-def _check_plain(model: nn.Module) -> None:
-    """Refuse weights that a hook of `torch.nn.utils.prune` computes anew in each forward: a cut would not last."""
-    for path, module in model.named_modules():
-        for hook in module._forward_pre_hooks.values():
-            if isinstance(hook, BasePruningMethod):
-                name = f"{path}.{hook._tensor_name}".lstrip(".")
-                raise InputError(
-                    f"{name} is masked by torch.nn.utils.prune; make it permanent first: "
-                    f"torch.nn.utils.prune.remove(model.get_submodule({path!r}), {hook._tensor_name!r})"
-                )
 
 
 def _export_failure(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], cause: Exception) -> str:

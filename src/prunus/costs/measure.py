@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from prunus._version import __version__
+from prunus.axes import unwrapped
 from prunus.costs._forward import Args, Kwargs
 from prunus.costs.compute import work
 from prunus.costs.energy import energy_of
@@ -66,6 +67,7 @@ def measure(model: nn.Module, args: Args, kwargs: Kwargs = None) -> Costs:
     args: a tensor or a tuple of positional arguments.
     Raises InputError when the model does not run on them or returns no tensor.
     """
+    model = unwrapped(model)
     done = work(model, args, kwargs)
     estimate = energy_of(model, done)
     return Costs(

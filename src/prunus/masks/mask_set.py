@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from prunus.axes import unwrapped
 from prunus.errors import InputError
 from prunus.masks.bits import bits_for, fits, mask_, mask_gradient_
 from prunus.masks.state import after_closure, check_optimizer, forget_directions_, mask_state_
@@ -72,6 +73,7 @@ class MaskSet:
     """
 
     def __init__(self, model: nn.Module) -> None:
+        model = unwrapped(model)
         self._storages = storages(model)
         self._parameters = {id(parameter) for parameter in model.parameters()}
         self._sources: dict[str, dict[str, Tensor]] = {}

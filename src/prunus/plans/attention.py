@@ -16,16 +16,6 @@ class ThinnedMultiheadAttention(nn.MultiheadAttention):
     are left are read from the weights.
     """
 
-    @classmethod
-    def adopt_(cls, module: nn.MultiheadAttention) -> None:
-        """Turn a module into this class where its weights have been cut to another width; it stays the same object."""
-        packed = module.in_proj_weight is not None
-        width = module.in_proj_weight.shape[0] // 3 if packed else module.q_proj_weight.shape[0]
-        if width == module.out_proj.in_features == module.embed_dim:
-            return
-        module.__class__ = cls
-        module._qkv_same_embed_dim = False  # keeps torch's fused encoder layer, which knows dense shapes only, away
-
     def forward(
         self,
         query: Tensor,

@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 
 from prunus.axes import Graph, Surgery
 from prunus.axes.rules.pointwise import base_name
-from prunus.axes.trace import GETITEM, Ref
+from prunus.axes.trace import GETITEM, Node, Ref
 from prunus.errors import InputError
 from prunus.plans.rewrite import SizeOf, input_axes, is_assertion, rewritten
 from prunus.plans.surgery import thin_
@@ -27,13 +27,47 @@ TRAINING = {
 
 @dataclass(frozen=True)
 class Step:
-    """One operation: its number in the graph, the operator, arguments with `Ref` for earlier results."""
+    """One operation: its number in the graph, the operator, arguments with `Ref` for earlier results.
+
+    training: position of the argument that says whether the model trains, or None. owner: the module whose flag tells.
+    cumulative: whether a batch norm averages over all batches (momentum None), which only a count can tell.
+    """
 
     index: int
     target: Any
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     training: int | None
+    owner: nn.Module
+    cumulative: bool
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the operator by its name, since torch does not pickle operators."""
+        target = self.target
+        if isinstance(target, torch._ops.OpOverload):
+            target = (target._schema.name, target._overloadname)
+        rest = (self.args, dict(self.kwargs), self.training, self.owner, self.cumulative)
+        return _step_from, (self.index, target, *rest)
+
+    def arguments(self, values: Mapping[int, Any]) -> list[Any]:
+        """Return the positional arguments, as they are while the module that owns the step trains or does not."""
+        own = _resolve(self.args, values)
+        if self.training is None or not self.owner.training:
+            return own
+        own[self.training] = True
+        counter = getattr(self.owner, "num_batches_tracked", None)
+        if counter is not None:  # the module counts outside of the operation that was captured
+            counter.add_(1)
+            if self.cumulative:
+                own[self.training + 1] = 1 / float(counter)
+        return own
+
+
+def _step_from(index: int, target: Any, *rest: Any) -> Step:
+    if isinstance(target, tuple):
+        namespace, _, name = target[0].partition("::")
+        target = getattr(getattr(getattr(torch.ops, namespace), name), target[1])
+    return Step(index, target, *rest)
 
 
 class Shared:
@@ -49,7 +83,9 @@ class Shared:
 class GraphModel(nn.Module):
     """The operations of a captured model, with sizes changed by a plan; state-dict keys are the original's.
 
-    It trains (dropout and batch norm follow `train()` and `eval()`), moves, copies, saves and exports like any module.
+    It trains (dropout and batch norm follow `train()` and `eval()`, each by the flag of its own module), moves, copies,
+    pickles, compiles and exports like any module. It is what ran in eval mode: what the class does in training alone,
+    such as auxiliary heads or stochastic depth, is not in it.
     Batch sizes other than the example's work unless the original wrote them into its arithmetic.
     """
 
@@ -66,21 +102,21 @@ class GraphModel(nn.Module):
         self._num_args = len(trace.args)
         self._out_spec = Shared(trace.out_spec)
         self._outputs = trace.nodes[-1].args[0]
+        originals = dict(model.named_modules())
         self._steps = [
-            _step(n.index, *rewritten(ctx, n, surgery.kept, varying))
+            _step(self, originals, n, *rewritten(ctx, n, surgery.kept, varying))
             for n in trace.nodes
             if n.kind == "op" and not is_assertion(n)
         ]
         self._last_use = _last_uses(self._steps, self._outputs)
-        self.train(model.training)
+        for path, module in self.named_modules():
+            module.training = originals.get(path, model).training
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Take what the original's forward took, in the form of the example inputs; return what it returned."""
         values = self._bind(args, kwargs)
         for step in self._steps:
-            own = _resolve(step.args, values)
-            if step.training is not None and self.training:
-                own[step.training] = True
+            own = step.arguments(values)
             keywords = {name: _resolve([arg], values)[0] for name, arg in step.kwargs.items()}
             values[step.index] = step.target(*own, **keywords)
             for index in self._last_use.get(step.index, ()):
@@ -108,11 +144,31 @@ def thinned_graph(model: nn.Module, graph: Graph, surgery: Surgery) -> GraphMode
     return GraphModel(model, graph, surgery)
 
 
-def _step(index: int, target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Step:
-    name = base_name(target) if target is not GETITEM else ""
-    position = TRAINING.get(name)
-    captured = position is not None and len(args) > position and args[position] is False
-    return Step(index, target, args, dict(kwargs), position if captured else None)
+def _step(
+    root: nn.Module,
+    originals: Mapping[str, nn.Module],
+    node: Node,
+    target: Any,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+) -> Step:
+    position = TRAINING.get(base_name(target)) if target is not GETITEM else None
+    if position is None or len(args) <= position or args[position] is not False:
+        return Step(node.index, target, args, dict(kwargs), None, root, False)
+    original = originals.get(node.module)
+    owner = root if original is None else _module_at(root, node.module)
+    cumulative = isinstance(original, nn.modules.batchnorm._BatchNorm) and original.momentum is None
+    return Step(node.index, target, args, dict(kwargs), position, owner, cumulative)
+
+
+def _module_at(root: nn.Module, path: str) -> nn.Module:
+    """Return the module at `path`, making empty ones on the way where there are none."""
+    module = root
+    for part in filter(None, path.split(".")):
+        if part not in module._modules:
+            module.add_module(part, nn.Module())
+        module = module.get_submodule(part)
+    return module
 
 
 def _resolve(args: Sequence[Any], values: Mapping[int, Any]) -> list[Any]:
@@ -151,11 +207,7 @@ def _adopt(target: nn.Module, model: nn.Module) -> None:
     persistent = set(model.state_dict())
     for name, tensor in named_state(model).items():
         owner, _, attribute = name.rpartition(".")
-        module = target
-        for part in filter(None, owner.split(".")):
-            if part not in module._modules:
-                module.add_module(part, nn.Module())
-            module = module.get_submodule(part)
+        module = _module_at(target, owner)
         if isinstance(tensor, nn.Parameter):
             module.register_parameter(attribute, tensor)
         else:

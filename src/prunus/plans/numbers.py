@@ -1,57 +1,66 @@
-"""The numbers that modules and their configs hold: read, set, and derived from the shapes of weights."""
+"""The numbers that modules and their configs hold, as a plan changes them."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
 from prunus.axes import Surgery
+from prunus.plans.attention import ThinnedMultiheadAttention
+from prunus.plans.changes import Number
 from prunus.plans.tensors import Cut, named_state
 
+Shapes = Mapping[str, tuple[int, ...]]
 
-def new_numbers(model: nn.Module, surgery: Surgery) -> dict[str, Any]:
-    """Return the attributes that must change, by path: those that operations read, and those that describe weights."""
-    out = {path: after for path, (before, after) in surgery.attributes.items() if number_at(model, path) == before}
+# What tells the shape of a module's weight: itself, the tensor that torch computes it from, or a norm's statistics.
+_WEIGHTS = (
+    "weight",
+    "parametrizations.weight.original",
+    "parametrizations.weight.original1",
+    "weight_orig",  # before weight_v, which spectral_norm has as well
+    "weight_v",
+    "running_mean",
+)
+_PROJECTIONS = ("q_proj_weight", "k_proj_weight", "v_proj_weight")
+
+
+def new_numbers(model: nn.Module, surgery: Surgery) -> list[Number]:
+    """Return the attributes that must change: those that operations read, and those that describe weights."""
+    numbers = {path: after for path, (before, after) in surgery.attributes.items() if _number_at(model, path) == before}
     shapes = {name: _shape_after(tensor, surgery.edits.get(name)) for name, tensor in named_state(model).items()}
-    for owner in _owners(surgery.edits):
+    for owner in dict.fromkeys(map(_owner, surgery.edits)):
+        prefix = f"{owner}." if owner else ""
+        own = {name: shapes[prefix + name] for name in _WEIGHTS if prefix + name in shapes}
         module = model.get_submodule(owner)
-        own = {attribute: shapes[f"{owner}.{attribute}".lstrip(".")] for attribute in _tensor_attributes(module)}
-        if "weight" not in own:
-            made_of = [shape for name, shape in shapes.items() if _makes_weight(name, owner)]
-            own["weight"] = max(made_of, key=math.prod, default=())
-        split = int(out.get(f"{owner}.groups".lstrip("."), getattr(module, "groups", 1)))
-        for attribute, value in _described(module, own, split).items():
-            out[f"{owner}.{attribute}".lstrip(".")] = value
-    return out
+        split = int(numbers.get(f"{prefix}groups", getattr(module, "groups", 1)))
+        numbers.update({f"{prefix}{name}": value for name, value in _described(module, own, split).items()})
+    return [*_settings(model, numbers), *_attentions(model, shapes)]
 
 
-def number_at(model: nn.Module, path: str) -> Any:
-    """Return what `path` holds, such as `blocks.0.attn.num_heads` or `config.sizes[1]`; None where nothing is there.
+def _settings(model: nn.Module, numbers: Mapping[str, Any]) -> list[Number]:
+    """Turn paths into objects and attributes; numbers of one tuple make one new tuple."""
+    out: dict[tuple[int, str], Number] = {}
+    for path, value in numbers.items():
+        owner, name, index = _place(model, path)
+        key = (id(owner), name)
+        if index is not None:
+            whole = out[key][2] if key in out else getattr(owner, name)
+            value = type(whole)(value if i == index else x for i, x in enumerate(whole))
+        out[key] = (owner, name, value)
+    return list(out.values())
 
-    Raises AttributeError where there is no such module.
-    """
+
+def _number_at(model: nn.Module, path: str) -> Any:
+    """Return what `path` holds, or None where nothing is there; raises AttributeError where there is no such module."""
     owner, name, index = _place(model, path)
     value = getattr(owner, name, None)
     return value[index] if index is not None and isinstance(value, (tuple, list)) and index < len(value) else value
 
 
-def set_number_(model: nn.Module, path: str, value: Any) -> None:
-    """Put a number where `path` leads; within a tuple, a new tuple takes the old one's place."""
-    owner, name, index = _place(model, path)
-    if index is not None:
-        whole = list(getattr(owner, name))
-        whole[index] = value
-        value = type(getattr(owner, name))(whole)
-    if isinstance(owner, nn.Module):
-        setattr(owner, name, value)
-    else:
-        vars(owner)[name] = value  # a config may be frozen, or check what it is given against what it was built with
-
-
 def _place(model: nn.Module, path: str) -> tuple[Any, str, int | None]:
+    """Find the object that holds `blocks.0.attn.num_heads` or `config.sizes[1]`, the attribute, and its index."""
     head, _, index = path.partition("[")
     *parts, name = head.split(".")
     owner: Any = model
@@ -60,29 +69,41 @@ def _place(model: nn.Module, path: str) -> tuple[Any, str, int | None]:
     return owner, name, int(index.rstrip("]")) if index else None
 
 
-def _owners(names: Iterable[str]) -> list[str]:
-    """Return the modules that hold tensors, or the parametrizations that make them, by path."""
-    return list(dict.fromkeys(name.partition("parametrizations.")[0].rpartition(".")[0] for name in names))
-
-
-def _makes_weight(name: str, owner: str) -> bool:
-    """Tell whether a parametrization, or the old kind of weight norm, makes the weight of `owner` from a tensor."""
-    prefix = f"{owner}." if owner else ""
-    return name.startswith((f"{prefix}parametrizations.weight.", f"{prefix}weight_"))
-
-
-def _tensor_attributes(module: nn.Module) -> list[str]:
-    return [name for name, tensor in (*module._parameters.items(), *module._buffers.items()) if tensor is not None]
+def _owner(name: str) -> str:
+    """Return the path of the module that a tensor describes; a parametrization describes the one it belongs to."""
+    outside, _, inside = name.partition("parametrizations.")
+    return outside.rstrip(".") if inside else name.rpartition(".")[0]
 
 
 def _shape_after(tensor: Tensor, edit: Cut | None) -> tuple[int, ...]:
     return tuple(len(edit[i]) if edit and i in edit else n for i, n in enumerate(tensor.shape))
 
 
-def _described(module: nn.Module, shapes: Mapping[str, tuple[int, ...]], groups: int) -> dict[str, Any]:
+def _attentions(model: nn.Module, shapes: Shapes) -> list[Number]:
+    """Widths of torch's own attention, and another forward where its heads no longer fill the width."""
+    out: list[Number] = []
+    for path, module in model.named_modules():
+        if isinstance(module, nn.MultiheadAttention):
+            prefix = f"{path}." if path else ""
+            packed = shapes.get(f"{prefix}in_proj_weight")
+            weights = [packed or shapes[prefix + name] for name in _PROJECTIONS]
+            rows = packed[0] // 3 if packed else weights[0][0]
+            widths = [weight[1] for weight in weights]
+            dense = (module.embed_dim, module.kdim, module.vdim)
+            names = ("embed_dim", "kdim", "vdim")
+            out += [(module, n, new) for n, new, old in zip(names, widths, dense, strict=True) if new != old]
+            narrow = not rows == shapes[f"{prefix}out_proj.weight"][1] == widths[0]
+            if narrow and type(module) is nn.MultiheadAttention:
+                out.append((module, "__class__", ThinnedMultiheadAttention))
+                # keeps torch's fused encoder layer, which knows dense shapes only, away
+                out.append((module, "_qkv_same_embed_dim", False))
+    return out
+
+
+def _described(module: nn.Module, shapes: Shapes, groups: int) -> dict[str, Any]:
     """Return torch's own numbers about a module as they follow from the shapes of its tensors."""
-    weight = shapes["weight"]
-    if not weight and isinstance(module, (nn.modules.conv._ConvNd, nn.Linear, nn.Embedding)):
+    weight = next((shapes[name] for name in _WEIGHTS if name in shapes), ())
+    if not weight:
         return {}
     if isinstance(module, nn.modules.conv._ConvNd):
         if module.transposed:
@@ -93,16 +114,11 @@ def _described(module: nn.Module, shapes: Mapping[str, tuple[int, ...]], groups:
     if isinstance(module, nn.Embedding):
         return {"num_embeddings": weight[0], "embedding_dim": weight[1]}
     if isinstance(module, nn.modules.batchnorm._NormBase):
-        sizes = [shapes[name][0] for name in ("weight", "running_mean") if shapes.get(name)]
-        return {"num_features": sizes[0]} if sizes else {}
+        return {"num_features": weight[0]}
     if isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
         return {"normalized_shape": tuple(weight)}
     if isinstance(module, nn.GroupNorm):
         return {"num_channels": weight[0]}
-    if isinstance(module, nn.MultiheadAttention):
-        names = ("embed_dim", "kdim", "vdim")
-        weights = [shapes.get(f"{name}_proj_weight", shapes.get("in_proj_weight", ())) for name in "qkv"]
-        return {name: weight[1] for name, weight in zip(names, weights, strict=True)}
     if isinstance(module, nn.PReLU):
         return {"num_parameters": weight[0]}
     return {}

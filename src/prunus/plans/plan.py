@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -11,12 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prunus.axes import Graph, Surgery, trace
-from prunus.errors import CaptureError, InputError, NameNotFound, NothingToPrune, ProofError
+from prunus.axes import Graph, Surgery, copied, unwrapped
+from prunus.errors import InputError, NameNotFound, NothingToPrune, ProofError, naming
+from prunus.plans.fold import Folding, find_folding
 from prunus.plans.graph_model import thinned_graph
-from prunus.plans.proof import Proof, apply_masks_, check_stood_in, float64_code, float64_inputs, mask_, prove
+from prunus.plans.proof import Proof, apply_masks_, mask_
+from prunus.plans.proving import prove_plan
 from prunus.plans.record import Form, Record, attach, describe_inputs, record_of
-from prunus.plans.reference import is_inexact, reference
+from prunus.plans.reference import is_inexact
 from prunus.plans.surgery import check_same_model, thin_
 from prunus.plans.tensors import cut
 
@@ -86,97 +88,106 @@ class Plan:
 
     def mask(self, model: nn.Module) -> nn.Module:
         """Return a copy of `model` in which everything that the plan removes is zero; shapes stay."""
+        model = unwrapped(model)
         check_same_model(model, self._shapes())
-        masked = copy.deepcopy(model)
+        masked = copied(model)
         with torch.no_grad():
             mask_(masked, self._surgery)
             apply_masks_(masked, self.masks)
         return masked
 
-    def prove(self, model: nn.Module) -> tuple[Proof, Form]:
+    def folding(self, model: nn.Module) -> Folding:
+        """Say which groups leave constants that `fold_constants=True` folds into biases, and why the others do not."""
+        check_same_model(model, self._shapes())
+        return find_folding(self.graph, self.kept, model)
+
+    def prove(self, model: nn.Module, *, fold_constants: bool = False) -> tuple[Proof, Form]:
         """Show that the thinned model computes what the masked one does.
 
+        fold_constants: as in `apply`; *masked* then keeps the constants of the units that can be folded.
         Returns the proof and the form in which it holds: `class` where the user's own class runs with fewer units,
         `graph` where its forward holds fixed numbers, so that the captured graph has to take its place.
         Raises ProofError where neither does.
         """
+        model = unwrapped(model)
         check_same_model(model, self._shapes())
-        captured: list[Graph] = []
-
-        def in_float64(dense: nn.Module) -> Graph:
-            # captured anew, once: the first capture spells out the model's own dtype where code asks for it
-            if not captured:
-                with float64_code():
-                    inputs = float64_inputs(dense, self.graph)
-                    captured.append(trace(dense, *inputs, inexact=self.graph.context.inexact))
-            return captured[0]
-
-        def as_class(dense: nn.Module) -> nn.Module:
-            thin_(dense, self._surgery)
-            return dense
-
-        def as_graph(dense: nn.Module) -> nn.Module:
-            graph = in_float64(dense)
-            return thinned_graph(dense, graph, graph.surgery(self.kept))
-
-        def over_kept(masked: nn.Module) -> nn.Module:
-            graph = in_float64(masked)
-            return reference(masked, graph, graph.surgery(self.kept).kept)
-
-        def as_its_graph(dense: nn.Module) -> nn.Module:
-            return thinned_graph(dense, self.graph, self._surgery)
-
-        refer = over_kept if is_inexact(self.graph, self._surgery.kept) else None
-        try:
-            proof = prove(model, self.graph, self._surgery, self.masks, as_class, refer)
-            check_stood_in(model, self.graph, as_class)
-            return proof, "class"
-        except ProofError as stiff:
-            try:
-                proof = prove(model, self.graph, self._surgery, self.masks, as_graph, refer)
-                check_stood_in(model, self.graph, as_its_graph)
-                return proof, "graph"
-            except (ProofError, CaptureError):
-                raise stiff from None
+        folding = self.folding(model) if fold_constants else None
+        return prove_plan(model, self.graph, self.kept, self.masks, folding)
 
     def apply(
         self,
         model: nn.Module,
         *,
         optimizer: torch.optim.Optimizer | None = None,
+        also: Sequence[nn.Module] = (),
         inplace: bool = False,
         prove: bool = True,
+        fold_constants: bool = False,
     ) -> nn.Module:
         """Return the thinned model: fewer channels, the same state-dict keys, in the user's own class.
 
         Where the class holds fixed numbers (a literal in `view`), the result is a `GraphModel` of the same operations.
+        model: out of `torch.compile`, `nn.DataParallel` or `DistributedDataParallel` comes the plain module inside.
         optimizer: its state is cut along; only with `inplace`, since it belongs to this very model.
+        also: models with the same tensors, such as an `AveragedModel`, that are cut alike; only with `inplace`.
         inplace: thin `model` itself instead of a copy. Parameters keep their identity.
         prove: compare thinned and masked first (see `Plan.prove`); an error leaves everything as it was. Without it the
             class is taken at its word.
+        fold_constants: what removed units would still contribute as constants (biases, shifts of norms) goes into the
+            biases of the layers that read them, where that is exact; see `folding`.
         """
-        if optimizer is not None and not inplace:
-            raise InputError("an optimizer was given without inplace=True, but it belongs to the model, not to a copy")
+        if (optimizer is not None or also) and not inplace:
+            what = "an optimizer" if optimizer is not None else "also="
+            raise InputError(f"{what} was given without inplace=True, but it belongs to the model, not to a copy")
+        model = unwrapped(model, inplace=inplace)
         check_same_model(model, self._shapes())
+        followers = [self._follower(i, each) for i, each in enumerate(also)]
         proof: Proof | None = None
         form: Form = "class"
+        folding = self.folding(model) if fold_constants else None
         if prove:
-            proof, form = self.prove(model)
+            proof, form = prove_plan(model, self.graph, self.kept, self.masks, folding)
         if form == "graph" and inplace:
             raise ProofError(
                 f"{type(model).__name__} holds fixed numbers, so it cannot be thinned in place; leave out inplace=True "
                 "to get its graph"
             )
         record = self._record(proof, form).after(record_of(model))
-        result = model if inplace else copy.deepcopy(model)
-        with torch.no_grad():
-            apply_masks_(result, self.masks)
+        if folding:
+            record = replace(record, provenance={**record.provenance, "folded": list(folding.folded)})
+        result = model if inplace else copied(model)
+        with folding.folded_(result) if folding else nullcontext():
             if form == "graph":
+                apply_masks_(result, self.masks)
                 result = thinned_graph(result, self.graph, self._surgery)
             else:
-                thin_(result, self._surgery, optimizer)
+                thin_(result, self._surgery, optimizer, masks=self.thinned_masks(), also=followers)
         attach(result, record)
         return result
+
+    def _follower(self, position: int, model: nn.Module) -> nn.Module:
+        with naming(f"also[{position}]"):
+            inner = unwrapped(model, inplace=True)
+            check_same_model(inner, self._shapes())
+        return inner
+
+    def cut(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the tensors of a state dict as `apply` leaves them: a checkpoint, a dict of averaged weights.
+
+        state: dense tensors by the model's names, all or some of them; they are not touched.
+        Raises NameNotFound for a name and InputError for a shape that the traced model does not have.
+        """
+        shapes, masks = self._shapes(), self.thinned_masks()
+        out = {}
+        for name, tensor in state.items():
+            if name not in shapes:
+                raise NameNotFound.of("tensor", name, shapes)
+            if tuple(tensor.shape) != shapes[name]:
+                raise InputError(f"{name} has shape {tuple(tensor.shape)} where the traced model had {shapes[name]}")
+            out[name] = cut(tensor.detach(), self._surgery.edits.get(name, {}))
+            if name in masks:
+                out[name].masked_fill_(~masks[name].to(tensor.device), 0)
+        return out
 
     def thinned_masks(self) -> dict[str, Tensor]:
         """Return the element masks in the shapes that parameters have after `apply`."""
@@ -196,10 +207,11 @@ class Plan:
             proof=proof,
             form=form,
             inputs=describe_inputs(self.graph) if form == "graph" else None,
+            inexact=is_inexact(self.graph, self._surgery.kept),
         )
 
-    def explain(self) -> str:
-        """Say in words what is kept, what it saves, and what could not be touched."""
+    def explain(self, *, fold_constants: bool = False) -> str:
+        """Say in words what is kept, what it saves, what could not be touched, and what can be folded."""
         before, after = self.graph.size(), self.graph.size(self.sizes)
         lines = [
             f"parameters {before.params:,} -> {after.params:,} ({before.params / max(after.params, 1):.2f}x fewer), "
@@ -211,6 +223,7 @@ class Plan:
         for name, mask in self.masks.items():
             lines.append(f"  {name}: {1 - float(mask.float().mean()):.1%} of its elements are zero")
         lines.extend(f"  {f.param} dim {f.dim} is frozen: {f.reason}" for f in self.graph.frozen)
+        lines.extend(str(self.folding(self.graph.model)).splitlines() if fold_constants else [])
         return "\n".join(lines)
 
     def __str__(self) -> str:

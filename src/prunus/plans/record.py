@@ -27,6 +27,7 @@ class Record:
     surgery: the plan's consequences by tensor name.
     masks: parameter -> boolean in the thinned shape. proof: None where the user turned it off.
     form: whether the model is the user's class or a graph; inputs: what a graph needs to be captured again.
+    inexact: whether a statistic runs over fewer units than the masked model has, so that it is another function.
     """
 
     kept: Mapping[str, tuple[int, ...]]
@@ -38,6 +39,7 @@ class Record:
     proof: Proof | None
     form: Form = "class"
     inputs: Mapping[str, Any] | None = None
+    inexact: bool = False
 
     def after(self, before: Record | None) -> Record:
         """Say what became of the original, where the model was thinned `before`."""
@@ -57,6 +59,7 @@ class Record:
             masks=masks,
             form="graph" if "graph" in (self.form, before.form) else "class",
             inputs=before.inputs or self.inputs,
+            inexact=before.inexact or self.inexact,
         )
 
 

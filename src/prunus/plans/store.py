@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from prunus.axes import Surgery, trace
+from prunus.axes import Surgery, trace, unwrapped
 from prunus.errors import FileError, InputError
 from prunus.plans.graph_model import thinned_graph
 from prunus.plans.proof import Proof
@@ -32,11 +32,12 @@ _MASK = "prunus.mask/"
 def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
     """Write a model's weights, and the plan that thinned it, to one file.
 
-    model: any module; one that Prunus thinned keeps its plan, masks and proof. Tied tensors are written once.
+    model: any module; one that Prunus thinned keeps its plan, masks and proof. Tied tensors are written once. Of one
+        in `torch.compile`, `nn.DataParallel` or `DistributedDataParallel`, the plain module inside is written.
     The file is complete or absent: it is written beside its place and then renamed.
     Raises FileError where the folder cannot be written.
     """
-    path = Path(path)
+    path, model = Path(path), unwrapped(model)
     record = record_of(model)
     state = {name: t.detach() for name, t in model.state_dict().items() if isinstance(t, Tensor)}
     tensors, ties = _untied(state)
@@ -178,6 +179,7 @@ def _plan_as_json(record: Record) -> dict[str, Any]:
         "proof": record.proof.to_dict() if record.proof else None,
         "form": record.form,
         "inputs": record.inputs,
+        "inexact": record.inexact,
     }
 
 
@@ -195,6 +197,7 @@ def _plan_from_json(plan: dict[str, Any], tensors: Mapping[str, Tensor]) -> Reco
         proof=Proof.from_dict(plan["proof"]) if plan["proof"] else None,
         form=plan["form"],
         inputs=plan["inputs"],
+        inexact=plan.get("inexact", False),
     )
 
 

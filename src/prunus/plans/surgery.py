@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,44 +10,47 @@ from torch import Tensor, nn
 
 from prunus.axes import Surgery
 from prunus.errors import InputError
-from prunus.plans.attention import ThinnedMultiheadAttention
-from prunus.plans.numbers import new_numbers, set_number_
+from prunus.plans.changes import Changes, gradient_of
+from prunus.plans.numbers import new_numbers
 from prunus.plans.tensors import Cut, cut, named_state
 
 
 @torch.no_grad()
-def thin_(model: nn.Module, surgery: Surgery, optimizer: torch.optim.Optimizer | None = None) -> None:
+def thin_(
+    model: nn.Module,
+    surgery: Surgery,
+    optimizer: torch.optim.Optimizer | None = None,
+    *,
+    masks: Mapping[str, Tensor] | None = None,
+    also: Sequence[nn.Module] = (),
+) -> None:
     """Cut a model's tensors in place, with gradients and optimizer state, and set the numbers that modules hold.
 
-    Everything that can fail is computed first, so an error leaves the model as it was.
+    masks: parameter -> boolean in the shape after the cut; False is zeroed. also: models of the same tensors that are
+    cut alike. Everything is computed before anything is set, and an error leaves all of them as they were.
     """
+    changes = [_changes(each, surgery, masks or {}) for each in (model, *also)]
     state = named_state(model)
-    smaller: dict[Tensor, Tensor] = {}
-    gradients: dict[Tensor, Tensor] = {}
-    by_storage: dict[tuple[object, ...], Tensor] = {}
-    for name, edit in surgery.edits.items():
-        tensor = state[name]
-        if tensor in smaller:
+    slots = _cut_optimizer(optimizer, {state[name]: edit for name, edit in surgery.edits.items()})
+    Changes.joined([*changes, Changes(slots=slots)]).make_()
+
+
+def _changes(model: nn.Module, surgery: Surgery, masks: Mapping[str, Tensor]) -> Changes:
+    state = named_state(model)
+    places = {name: (tensor.data_ptr() or name, tensor.shape, tensor.stride()) for name, tensor in state.items()}
+    masked = {places[name]: mask for name, mask in masks.items()}
+    smaller: dict[tuple[object, ...], Tensor] = {}
+    found: dict[Tensor, tuple[Tensor, Tensor | None]] = {}
+    for name, tensor in state.items():
+        edit, mask = surgery.edits.get(name), masked.get(places[name])
+        if tensor in found or (edit is None and mask is None):
             continue
-        place = (tensor.data_ptr() or name, tensor.shape, tensor.stride())
-        if place not in by_storage:  # parameters that share memory go on sharing it
-            by_storage[place] = _rescaled(cut(tensor.detach(), edit), surgery.scales.get(name))
-        smaller[tensor] = by_storage[place]
-        if tensor.grad is not None:
-            gradients[tensor] = cut(tensor.grad, edit)
-    moments = _cut_optimizer(optimizer, {state[name]: edit for name, edit in surgery.edits.items()})
-    numbers = new_numbers(model, surgery)
-    for tensor, small in smaller.items():
-        tensor.grad = None
-        tensor.data = small
-        tensor.grad = gradients.get(tensor)
-    for slot, key, small in moments:
-        slot[key] = small
-    for path, value in numbers.items():
-        set_number_(model, path, value)
-    for module in model.modules():
-        if type(module) is nn.MultiheadAttention:
-            ThinnedMultiheadAttention.adopt_(module)
+        if places[name] not in smaller:  # parameters that share memory go on sharing it
+            small = _rescaled(cut(tensor.detach(), edit or {}), surgery.scales.get(name))
+            smaller[places[name]] = small if mask is None else small.masked_fill_(~mask.to(small.device), 0)
+        gradient = gradient_of(tensor)
+        found[tensor] = smaller[places[name]], None if gradient is None else cut(gradient, edit or {})
+    return Changes(found, numbers=new_numbers(model, surgery))
 
 
 def _rescaled(tensor: Tensor, scale: tuple[float, float] | None) -> Tensor:
@@ -60,10 +63,14 @@ def _cut_optimizer(
 ) -> list[tuple[dict[str, Any], str, Tensor]]:
     """Cut state tensors that extend along a parameter's dimensions: full moments, and factored ones of size 1.
 
-    Raises InputError for state in any other shape, such as the flat history of LBFGS.
+    Raises InputError for state in any other shape, such as LBFGS's flat history, and for another model's optimizer.
     """
     if optimizer is None:
         return []
+    if edits and not any(p in edits for group in optimizer.param_groups for p in group["params"]):
+        raise InputError(
+            f"the {type(optimizer).__name__} given holds none of the parameters that are cut; pass this model's own"
+        )
     found = []
     for parameter, edit in edits.items():
         for key, value in optimizer.state.get(parameter, {}).items():

@@ -17,6 +17,8 @@ def cut(tensor: Tensor, edit: Cut) -> Tensor:
     smaller = tensor
     for dim, positions in edit.items():
         smaller = smaller.index_select(dim, torch.from_numpy(positions).to(tensor.device))
+    if tensor.layout is not torch.strided:  # the sparse gradient of an embedding
+        return smaller
     strides = _strides_like(tensor, smaller.shape)
     out = torch.empty_strided(smaller.shape, strides, dtype=tensor.dtype, device=tensor.device)
     return out.copy_(smaller)

@@ -19,11 +19,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from prunus.axes import trace
+from prunus.axes import Surgery, trace
 from prunus.axes.trace import as_inputs
 from prunus.errors import CaptureError, InputError, ProofError
 from prunus.plans.graph_model import thinned_graph
-from prunus.plans.proof import TOLERANCE, float64_code
+from prunus.plans.proof import TOLERANCE, distance, float64_code
 from prunus.plans.record import Form, Record, example_inputs, record_of
 from prunus.plans.store import read
 from prunus.plans.surgery import check_same_model, thin_
@@ -98,6 +98,8 @@ def verify(
         raise InputError(f"the dense factory returned {type(model).__name__}, not a torch.nn.Module")
     if record is None or not record.surgery.edits:
         return Verdict("no unit was removed, so there is nothing to compare")
+    if record.inexact:
+        return Verdict("a norm or a mean runs over fewer units than the masked model's (inexact='allow')", record.form)
     try:
         check_same_model(model, record.shapes)
         small = _rebuilt(copy.deepcopy(model).double().eval(), record)
@@ -151,7 +153,7 @@ def _difference(model: nn.Module, small: nn.Module, record: Record, inputs: Any,
     _draw_(masked, generator)
     state = named_state(masked)
     for name, tensor in named_state(small).items():
-        tensor.data = _sliced(state[name], record.surgery.edits.get(name, {}))
+        tensor.data = _sliced(state[name], record.surgery, name)
     for name, edit in record.surgery.edits.items():
         for dim, kept in edit.items():
             gone = np.setdiff1d(np.arange(state[name].shape[dim]), kept)
@@ -168,11 +170,8 @@ def _difference(model: nn.Module, small: nn.Module, record: Record, inputs: Any,
         raise ProofError(f"the thinned model does not run with these cuts: {_first_line(error)}") from error
     if not all(torch.isfinite(t).all() for t in want):
         return math.nan
-    if [t.shape for t in want] != [t.shape for t in got]:
-        return math.inf
-    largest = max((float(t.abs().max()) for t in want if t.numel()), default=0.0)
-    apart = max((float((a - b).abs().max()) for a, b in zip(want, got, strict=True) if a.numel()), default=0.0)
-    return apart / largest if largest else math.nan
+    apart, relative = distance(want, got)
+    return relative if apart or any(t.any() for t in want) else math.nan
 
 
 def _draw_(model: nn.Module, generator: torch.Generator) -> None:
@@ -217,18 +216,20 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
 
 
-def _sliced(tensor: Tensor, edit: Mapping[int, Any]) -> Tensor:
+def _sliced(tensor: Tensor, surgery: Surgery, name: str) -> Tensor:
+    """Return what the record makes of a dense tensor: kept positions, and a norm's weight rescaled."""
     out = tensor.detach()
-    for dim, kept in edit.items():
+    for dim, kept in surgery.edits.get(name, {}).items():
         out = out.index_select(dim, torch.from_numpy(kept).to(out.device))
-    return out.clone()
+    factor, offset = surgery.scales.get(name, (1.0, 0.0))
+    return (out + offset) * factor - offset if factor != 1 else out.clone()
 
 
 def _changed(model: nn.Module, record: Record, weights: Mapping[str, Tensor]) -> tuple[str, ...]:
     """List the saved tensors that are not bit for bit what the record makes of the dense weights."""
     found = []
     for name, tensor in model.state_dict().items():
-        want = _sliced(tensor, record.surgery.edits.get(name, {})).to(weights[name])
+        want = _sliced(tensor, record.surgery, name).to(weights[name])
         if name in record.masks:
             want = want.masked_fill(~record.masks[name].to(want.device), 0)
         if not torch.equal(want, weights[name]):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import os
 import warnings
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from prunus.axes import copied, unwrapped
 from prunus.errors import FileError, InputError, ProofError
 
 TOLERANCE = 1e-3
@@ -39,7 +39,7 @@ def export_onnx(
     """
     path = Path(path)
     args = args if isinstance(args, tuple) else (args,)
-    module = copy.deepcopy(model).eval()
+    module = copied(unwrapped(model)).eval()
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial.onnx")
     try:
         _write(module, args, dict(kwargs or {}), partial)

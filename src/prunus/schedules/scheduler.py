@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prunus.axes import Graph
+from prunus.axes import Graph, unwrapped
 from prunus.errors import InputError, NothingToPrune
 from prunus.granularity import find_targets
 from prunus.masks import MaskSet
@@ -83,6 +83,7 @@ class PruningScheduler:
         steps_per_epoch: int | None = None,
     ) -> None:
         check_quantities([condition.quantity for condition in stop], graph)
+        model = unwrapped(model)
         self.masks = MaskSet(model)
         self.log: list[Event] = []
         self.epoch = 0

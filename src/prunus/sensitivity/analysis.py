@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from prunus.allocation import ScoredTarget, check_ratio, num_pruned
+from prunus.axes import unwrapped
 from prunus.criteria import Criterion, score_target
 from prunus.criteria import criterion as read_criterion
 from prunus.errors import InputError, TrainingError
@@ -55,9 +56,9 @@ def perform_sensitivity_analysis(
     Source: Han et al. 2015 (arXiv:1506.02626), Li et al. 2017 (arXiv:1608.08710), section 3.2.
     """
     kind, judge = read_granularity(granularity), read_criterion(criterion)
-    steps = _levels(kind, levels)
-    chosen = find_targets(model, kind, targets, graph)
-    cells = CellStore(store, fingerprint(model, kind.name, judge.name, "coupled" if graph is not None else "single"))
+    steps, plain = _levels(kind, levels), unwrapped(model)
+    chosen = find_targets(plain, kind, targets, graph)
+    cells = CellStore(store, fingerprint(plain, kind.name, judge.name, "coupled" if graph is not None else "single"))
     jobs = [(None, 0.0), *((target, level) for target in chosen for level in steps)]
     for done, (target, level) in enumerate(jobs, start=1):
         name = _DENSE if target is None else target.name
@@ -81,7 +82,7 @@ def _measure(model: nn.Module, evaluate: Evaluate, target: Target | None, level:
     """Evaluate the model with one target pruned, or as it is."""
     with _restored(model, target):
         if target is not None:
-            _prune_(named_state(model), target, level, judge)
+            _prune_(named_state(unwrapped(model)), target, level, judge)
         where = f"at {level:g} of {target.name}" if target else "on the dense model"
         try:
             return _metrics(evaluate(model))
@@ -105,9 +106,9 @@ def _prune_(tensors: Mapping[str, Tensor], target: Target, level: float, judge: 
 @contextmanager
 def _restored(model: nn.Module, target: Target | None) -> Iterator[None]:
     """Put back what the pruning and the evaluation may change: the target's tensors, all buffers, the modes."""
-    tensors = named_state(model)
+    tensors = named_state(unwrapped(model))
     touched = {part.param for part in target.parts} if target else set()
-    touched |= {name for name, _ in model.named_buffers()}
+    touched |= {name for name, _ in unwrapped(model).named_buffers()}
     saved = {name: tensors[name].detach().clone() for name in touched}
     modes = [(module, module.training) for module in model.modules()]
     try:
