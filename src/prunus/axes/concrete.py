@@ -32,9 +32,9 @@ def as_it_ran(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
         return outputs
 
     with planting(model) as recorder, torch.no_grad():
-        module = make_fx(run, tracing_mode="real", pre_dispatch=True, record_stack_traces=True, _error_on_data_dependent_ops=False)(
-            state, list(tensors.values())
-        )
+        module = make_fx(
+            run, tracing_mode="real", pre_dispatch=True, record_stack_traces=True, _error_on_data_dependent_ops=False
+        )(state, list(tensors.values()))
     slots = [node.name for node in module.graph.nodes if node.op == "placeholder"]
     kinds = {name: "parameter" for name, _ in model.named_parameters()}
     names = {slot: (kinds.get(name, "buffer"), name) for slot, name in zip(slots, state, strict=False)}
