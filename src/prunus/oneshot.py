@@ -14,7 +14,7 @@ from prunus.axes import Graph, Inexact, trace, unwrapped
 from prunus.costs import Costs, Latency, compare, latency, measure
 from prunus.criteria import Criterion, criterion, score_target
 from prunus.errors import InputError
-from prunus.granularity import COUPLED, Granularity, Target, TargetSpec, find_targets, granularity
+from prunus.granularity import COUPLED, Granularity, Target, TargetSpec, as_list, find_targets, granularity
 from prunus.plans import Plan, Proof, named_state, record_of
 
 Counts = Mapping[str, int]
@@ -29,7 +29,7 @@ def plan(
     criterion: str | Criterion = "l2",
     allocation: str | Mapping[str, Any] | Allocator = "uniform",
     targets: TargetSpec = "*",
-    protect: str | Sequence[str] = (),
+    protect: TargetSpec = (),
     round_to: int = 1,
 ) -> Plan:
     """Decide what goes; nothing is touched.
@@ -38,7 +38,8 @@ def plan(
     ratio: the share of units (or elements) to remove, 0 <= ratio < 1. target: a budget instead, such as `macs=0.5`,
         `params<=2e6` or `sparsity=0.9`: the mildest ratio that meets it is found.
     granularity: `filter` or `channel` remove coupled units and shrink the model; every other one zeroes elements.
-    protect: name patterns that stay whole. round_to: kept counts become multiples of it.
+    targets: patterns, or a mapping such as `{"kind": "ffn"}`; see `prunus.granularity.group_targets`.
+    protect: name patterns, or `{"kind": "head"}`, that stay whole. round_to: kept counts become multiples of it.
     Raises InputError for a wrong ratio or a budget out of reach, NothingToPrune where the request changes nothing.
     """
     kind, rank, share = _granularity(granularity), _criterion(criterion), allocator(allocation)
@@ -75,14 +76,11 @@ def plan(
 _granularity, _criterion = granularity, criterion  # the arguments above carry the same names
 
 
-def _with_protection(targets: TargetSpec, protect: str | Sequence[str]) -> TargetSpec:
+def _with_protection(targets: TargetSpec, protect: TargetSpec) -> TargetSpec:
     if not protect:
         return targets
-    exclude = [protect] if isinstance(protect, str) else list(protect)
-    if isinstance(targets, Mapping):
-        before = targets.get("exclude", [])
-        return {**targets, "exclude": [*([before] if isinstance(before, str) else before), *exclude]}
-    return {"name": targets, "exclude": exclude}
+    fields = dict(targets) if isinstance(targets, Mapping) else {"name": targets}
+    return {**fields, "exclude": [*as_list(fields.get("exclude", [])), *as_list(protect)]}
 
 
 def _ruler(

@@ -283,13 +283,13 @@ def test_explain_names_groups_savings_and_what_is_frozen() -> None:
     assert text == str(plan)
     assert "parameters 276 -> 140 (1.97x fewer)" in text
     assert "c: keeps 4 of 8 channels" in text
-    assert "e.weight dim 0 is frozen: it is an output of the model" in text
+    assert "e.weight dim 0 (4) is frozen: it is an output of the model" in text
 
 
 def test_graph_prints_groups_costs_and_reasons() -> None:
     text = str(trace(small_net(), images()))
     assert text.splitlines()[0].startswith("1 groups, 276 parameters") or "1 group, 276 parameters" in text
-    assert "c: 8 channels, 7 members; one costs 34 parameters" in text
+    assert "c: 8 channels, exact; 7 members; one costs 34 parameters" in text
     assert "c.weight dim 1 (3) is frozen: it is an input of the model" in text
 
 
