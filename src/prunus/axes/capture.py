@@ -35,6 +35,17 @@ def capture(model: nn.Module, args: Any, kwargs: Mapping[str, Any] | None = None
     flags = {module: module.training for module in model.modules()}
     model.train(training)
     try:
+        trace = _captured(model, args, kwargs, training)
+    finally:
+        for module, flag in flags.items():
+            module.training = flag
+    if not any(isinstance(trace.nodes[ref.index].value, Meta) for ref in trace.nodes[-1].refs()):
+        raise CaptureError(f"{type(model).__name__} returns no tensor, so there is nothing to compare or to prune")
+    return trace
+
+
+def _captured(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], training: bool) -> Trace:
+    try:
         return _exported(model, args, kwargs)
     except Exception as cause:
         if not training:
@@ -43,9 +54,6 @@ def capture(model: nn.Module, args: Any, kwargs: Mapping[str, Any] | None = None
         if isinstance(cause, CaptureError):
             raise
         raise CaptureError(_export_failure(model, args, kwargs, cause)) from cause
-    finally:
-        for module, flag in flags.items():
-            module.training = flag
 
 
 def _exported(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Trace:
@@ -101,8 +109,6 @@ def _record(program: Any, model: nn.Module, args: tuple[Any, ...], kwargs: Mappi
         _check_static(node, model)
         index[node] = len(nodes)
         nodes.append(record_node(node, len(nodes), index, names))
-    if not any(isinstance(nodes[r.index].value, Meta) for r in nodes[-1].refs()):
-        raise CaptureError(f"{type(model).__name__} returns no tensor, so there is nothing to compare or to prune")
     state = {k: Meta(tuple(v.shape), v.dtype) for k, v in program.state_dict.items()}
     for name, buffer in model.named_buffers():  # non-persistent ones are cut too, though no file holds them
         state.setdefault(name, Meta(tuple(buffer.shape), buffer.dtype))
