@@ -250,7 +250,7 @@ def test_with_a_graph_filters_go_with_all_that_hangs_on_them_and_thinned_equals_
 
 @pytest.mark.parametrize("schedule", [OneShot(0.5), AGP(final=0.5, end=3)])
 def test_constants_are_folded_once_when_their_units_go(schedule: OneShot | AGP) -> None:
-    """Without training in between, a unit's bias ends up in the next layer: b + W relu(a), however many steps it took."""
+    """Without training in between a bias ends up in the next layer, b + W relu(a), however many steps it took."""
     model = nn.Sequential(nn.Linear(10, 20), nn.ReLU(), nn.Linear(20, 4))
     nn.init.normal_(model[0].bias)
     dense, graph = copy.deepcopy(model), trace(model, torch.randn(2, 10))

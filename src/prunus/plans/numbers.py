@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,7 +29,7 @@ _PROJECTIONS = ("q_proj_weight", "k_proj_weight", "v_proj_weight")
 
 def new_numbers(model: nn.Module, surgery: Surgery) -> list[Number]:
     """Return the attributes that must change: those that operations read, and those that describe weights."""
-    numbers = {path: after for path, (before, after) in surgery.attributes.items() if _number_at(model, path) == before}
+    numbers = {path: after for path, (before, after) in surgery.attributes.items() if _holds(model, path, before)}
     shapes = {name: _shape_after(tensor, surgery.edits.get(name)) for name, tensor in named_state(model).items()}
     for owner in dict.fromkeys(map(_owner, surgery.edits)):
         prefix = f"{owner}." if owner else ""
@@ -52,11 +53,13 @@ def _settings(model: nn.Module, numbers: Mapping[str, Any]) -> list[Number]:
     return list(out.values())
 
 
-def _number_at(model: nn.Module, path: str) -> Any:
-    """Return what `path` holds, or None where nothing is there; raises AttributeError where there is no such module."""
+def _holds(model: nn.Module, path: str, before: float) -> bool:
+    """Tell whether `path` holds a number, or None for a default epsilon; raises AttributeError where no module is."""
     owner, name, index = _place(model, path)
-    value = getattr(owner, name, None)
-    return value[index] if index is not None and isinstance(value, (tuple, list)) and index < len(value) else value
+    value = getattr(owner, name, math.nan)
+    if isinstance(value, (tuple, list)) and index is not None and index < len(value):
+        value = value[index]
+    return value == before or (value is None and isinstance(before, float))
 
 
 def _place(model: nn.Module, path: str) -> tuple[Any, str, int | None]:

@@ -57,6 +57,7 @@ def rewritten(ctx: Context, node: Node, kept: Kept, varying: Varying) -> tuple[A
         args[position] = size_after(axis, kept)
     if node.index in ctx.rescaled:
         norm = ctx.rescaled[node.index]
+        args += [None] * (norm.position + 1 - len(args))  # an epsilon that was left to torch
         args[norm.position] = norm.eps * norm.axis.root().size / size_after(norm.axis, kept)
     if name in RESHAPES and isinstance(value, Value):
         return aten.reshape.default, (args[0], _open_sizes(value.dims, kept, varying)), {}
