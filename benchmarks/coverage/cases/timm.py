@@ -11,7 +11,7 @@ from benchmarks.coverage.cases import Builder, Built
 # Images of 64 x 64.
 ANY_SIZE = """
 caformer_s18 convformer_s18 convmixer_768_32 convnext_atto convnext_zepto_rms convnextv2_atto cpubone_nano
-cs3darknet_focus_s csatv2 cspnext_tiny cspresnet50 darknet17 davit_tiny densenet121 densenetblur121d dla46_c
+crossvit_tiny_240 cs3darknet_focus_s csatv2 cspnext_tiny cspresnet50 darknet17 davit_tiny densenet121 densenetblur121d dla46_c
 dla60_res2net dla60x_c dm_nfnet_f0 dpn48b dpn68 eca_vovnet39b ecaresnet26t edgenext_xx_small efficientnet_b0
 efficientnet_lite0 efficientnetv2_rw_t efficientvim_m1 efficientvit_b0 efficientvit_l1 ese_vovnet19b_slim_dw
 fasternet_t0 fastvit_sa12 fastvit_t8 fbnetv3_b focalnet_tiny_srf ghostnet_050 ghostnetv2_100 ghostnetv3_050
@@ -27,7 +27,7 @@ xception41 xception41p
 """
 # Images of 64 x 64, which the model has to be told.
 OWN_SIZE = """
-coat_lite_tiny coat_tiny coatnet_pico_rw_224 coatnext_nano_rw_224 convit_tiny crossvit_tiny_240
+coat_lite_tiny coat_tiny coatnet_pico_rw_224 coatnext_nano_rw_224 convit_tiny
 deit_tiny_distilled_patch16_224 deit_tiny_patch16_224 eca_botnext26ts_256 efficientformerv2_s0 efficientvit_m0
 eva02_tiny_patch14_224 gcvit_xxtiny gernet_s gmixer_12_224 gmlp_ti16_224 hiera_tiny_224 lambda_resnet26t
 levit_128s levit_conv_128s maxvit_pico_rw_256 maxxvit_rmlp_nano_rw_256 mixer_s16_224 mobileone_s1 mobilevit_xxs
