@@ -158,6 +158,8 @@ def declared_heads(model: nn.Module) -> dict[nn.Module, int]:
         heads = number(module, HEADS) or (config is not None and hasattr(module, "head_dim") and number(config, HEADS))
         if not heads:
             continue
+        if isinstance(module, nn.MultiheadAttention):
+            found[module] = heads
         grouped = number(module, KV_HEADS) or (hasattr(module, "num_key_value_groups") and number(config, KV_HEADS))
         for name, child in module.named_children():
             if name in QUERIES and isinstance(child, (nn.Linear, nn.Conv2d)):
