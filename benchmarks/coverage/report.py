@@ -150,7 +150,8 @@ def about_peer(lines: Sequence[Line], peer: Sequence[Line]) -> str:
         "At .5, with the declarations of `benchmarks/coverage/peer.py` (heads, ignored output layers, bare parameters;"
         " the better of two ways to treat heads), pruned, held against its own masked model, trained one step; neither"
         " reloading nor ONNX is asked of it. `norm`: right where a normalisation whose channels went counts only those"
-        " that stay, which is another function than the masked model's; it is counted in its favour."
+        " that stay, which is another function than the masked model's; it is counted in its favour. `wrong` includes"
+        " attention that is scaled by the number of channels left in a head."
     )
     return intro + "\n\n" + table(("", "cases", "Prunus", "Torch-Pruning", *order), rows)
 
