@@ -61,6 +61,8 @@ def describe(graph: Graph) -> str:
     """Return a line per group, then what limits a plan."""
     size = graph.size()
     lines = [f"{len(graph.groups)} groups, {size.params:,} parameters, {size.macs:,} MACs on the example inputs"]
+    if graph.trace.concrete:
+        lines.append("  values decide which operations run: this is what the example ran, the rest stays whole")
     for group in graph.groups:
         makers = [m.param for m in group.members if m.role == "out" and m.is_parameter]
         made = _first(makers or [group.members[0].param], 3)

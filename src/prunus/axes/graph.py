@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from prunus.axes.algebra import Axis
+from prunus.axes.capture import capture
 from prunus.axes.constraints import settle
 from prunus.axes.context import Context, Inexact
 from prunus.axes.describe import describe
@@ -28,7 +29,7 @@ from prunus.axes.groups import (
 )
 from prunus.axes.positions import kept_positions, size_after
 from prunus.axes.propagate import propagate
-from prunus.axes.trace import Trace, capture
+from prunus.axes.trace import Trace
 from prunus.axes.unwrap import unwrapped
 from prunus.errors import CaptureError, InputError, NameNotFound
 

@@ -171,24 +171,6 @@ def _largest(tensors: list[Tensor]) -> float:
     return math.nan if any(map(math.isnan, found)) else max(found, default=0.0)  # max alone may pass over a nan
 
 
-@torch.no_grad()
-def check_stood_in(model: nn.Module, graph: Graph, build: Build) -> None:
-    """Run the thinned model in its own dtype where a stand-in took the place of one of its operations in the proof.
-
-    Raises ProofError where the operation itself does not take the new sizes.
-    """
-    if not any(node.kind == "op" and "grouped_mm" in node.op for node in graph.trace.nodes):
-        return
-    thinned = build(copied(model)).eval()
-    try:
-        thinned(*graph.trace.args, **graph.trace.kwargs)
-    except Exception as error:
-        raise ProofError(
-            f"{type(model).__name__} cannot run with these sizes in its own dtype: {_first_line(error)}; keep "
-            "multiples of 8 units (round_to=8), which grouped products of experts ask for"
-        ) from error
-
-
 def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
 

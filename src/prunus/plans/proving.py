@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 
-from prunus.axes import Graph, trace
+from prunus.axes import Graph, copied, trace
 from prunus.errors import CaptureError, ProofError
 from prunus.plans.float64 import float64_code, float64_inputs
 from prunus.plans.fold import Folding
 from prunus.plans.graph_model import thinned_graph
-from prunus.plans.proof import Proof, check_stood_in, mask_, prove
+from prunus.plans.proof import Build, Proof, mask_, prove
 from prunus.plans.record import Form
 from prunus.plans.reference import is_inexact, reference
 from prunus.plans.surgery import thin_
@@ -62,12 +63,32 @@ def prove_plan(
 
     try:
         proof = prove(model, graph, surgery, masks, as_class, masked)
-        check_stood_in(model, graph, as_class)
+        _check_stood_in(model, graph, as_class)
         return proof, "class"
     except ProofError as stiff:
+        if graph.trace.concrete:  # the operations of one example are no model
+            raise
         try:
             proof = prove(model, graph, surgery, masks, as_graph, masked)
-            check_stood_in(model, graph, as_its_graph)
+            _check_stood_in(model, graph, as_its_graph)
             return proof, "graph"
         except (ProofError, CaptureError):
             raise stiff from None
+
+
+@torch.no_grad()
+def _check_stood_in(model: nn.Module, graph: Graph, build: Build) -> None:
+    """Run the thinned model in its own dtype where the proof put a stand-in in the place of one of its operations.
+
+    Raises ProofError where the operation itself does not take the new sizes.
+    """
+    if not any(node.kind == "op" and "grouped_mm" in node.op for node in graph.trace.nodes):
+        return
+    thinned = build(copied(model)).eval()
+    try:
+        thinned(*graph.trace.args, **graph.trace.kwargs)
+    except Exception as error:
+        raise ProofError(
+            f"{type(model).__name__} cannot run with these sizes in its own dtype: {error}; keep multiples of 8 units "
+            "(round_to=8), which grouped products of experts ask for"
+        ) from error
