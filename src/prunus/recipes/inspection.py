@@ -88,14 +88,17 @@ def _groups(graph: Graph) -> Table:
 
 
 def _equal(graph: Graph) -> Table:
-    table = Table("groups", title="must keep equally many units", title_justify="left")
+    table = Table(title="must keep equally many units", title_justify="left")
+    table.add_column("groups", overflow="fold")
     for names in graph.equal:
         table.add_row(Text(", ".join(names)))
     return table
 
 
 def _frozen(graph: Graph) -> RenderableType:
-    table = Table("parameter", "dim", "size", "reason", title="frozen: what keeps its size", title_justify="left")
+    table = Table(title="frozen: what keeps its size", title_justify="left")
+    for heading in ("parameter", "dim", "size", "reason"):
+        table.add_column(heading, overflow="fold")
     for item in graph.frozen:
         table.add_row(Text(item.param), str(item.dim), str(item.size), Text(item.reason))
     for operation, places in graph.unknown.items():
