@@ -57,9 +57,9 @@ def plan(
     if target is None:
         chosen = counts(1.0 if share.uses_progress else check_ratio("ratio", ratio))
     else:
-        chosen = _meet(
-            parse_budget(target), counts, _ruler(graph, parse_budget(target), structured, found), graph.equal
-        )
+        budget = parse_budget(target)
+        steps = {name: each.round_to for name, each in scored.items() if each.fixed is None}
+        chosen = _meet(budget, counts, _ruler(graph, budget, structured, found), graph.equal, steps)
     pruned = {t.name: t.parts[0].units.pick(scored[t.name].scores, chosen[t.name]) for t in found}
     provenance = {
         "granularity": kind.name,
@@ -116,10 +116,12 @@ def _meet(
     counts: Callable[[float], dict[str, int]],
     ruler: Callable[[Counts], tuple[float, float]],
     equal: Sequence[tuple[str, ...]],
+    steps: Mapping[str, int],
 ) -> dict[str, int]:
     """Find the mildest fraction that meets the budget, then give back what is not needed, target by target.
 
-    equal: names of targets whose counts must stay equal, which are given back together.
+    equal: names of targets whose counts must stay equal, which are given back together. steps: how many units of a
+    target are given back at once; those that are absent have a fixed number.
     """
     low, high = 0.0, 1 - 1e-9
     if not budget.is_met(*ruler(counts(high))):
@@ -133,10 +135,45 @@ def _meet(
         low, high = (low, middle) if budget.is_met(*ruler(counts(middle))) else (middle, high)
     mild, chosen = counts(low), counts(high)
     bound = {name for names in equal for name in names}
-    for names in [*equal, *((name,) for name in chosen if name not in bound)]:
+    sets = [*equal, *((name,) for name in chosen if name not in bound)]
+    for names in sets:
         returned = {**chosen, **{name: min(chosen[name], mild[name]) for name in names if name in chosen}}
         if budget.is_met(*ruler(returned)):
             chosen = returned
+    return _filled(budget, chosen, ruler, sets, steps)
+
+
+CLOSE = 0.01
+"""The share of a budget that may stay unused where a finer choice of units could use it."""
+
+
+def _filled(
+    budget: Budget,
+    chosen: dict[str, int],
+    ruler: Callable[[Counts], tuple[float, float]],
+    sets: Sequence[tuple[str, ...]],
+    steps: Mapping[str, int],
+) -> dict[str, int]:
+    """Give single steps back while too much of the budget is unused: dearest first, in turn, so that none gets many.
+
+    One fraction for all targets is coarse where a unit is dear, a head of few or a member of a large equal set.
+    """
+
+    def returned(names: Sequence[str]) -> dict[str, int]:
+        return {**chosen, **{n: max(0, chosen[n] - steps[n]) for n in names if n in chosen and n in steps}}
+
+    def is_close() -> bool:
+        return budget.unused(*ruler(chosen)) <= CLOSE
+
+    if is_close():
+        return chosen
+    dearest = sorted(sets, key=lambda names: budget.unused(*ruler(returned(names))))
+    before = None
+    while chosen != before and not is_close():
+        before = chosen
+        for names in dearest:
+            if not is_close() and budget.is_met(*ruler(returned(names))):
+                chosen = returned(names)
     return chosen
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from axes.proving import Net, assert_same, conv, images, outputs
@@ -126,7 +127,8 @@ def test_only_feed_forward_widths_go_or_all_but_heads_do() -> None:
 
 def measured(model: nn.Module, x: Tensor) -> dict[str, float]:
     """Count as torch does, on the model that came out."""
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    # torch counts attention where it is spelled out, not in its fused form for CPUs
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
         model.eval()(x)
     parameters = list(model.parameters())
     return {
@@ -155,8 +157,7 @@ def test_budget_is_met_within_one_percent(name: str, quantity: str, share: float
     dense = measured(graph.model, x)[quantity]
     small = plan(graph, target=f"{quantity}={share}").apply(graph.model, prove=False)
     reached = measured(small, x)[quantity] / dense
-    assert reached <= share
-    assert reached == pytest.approx(share, abs=0.01)
+    assert 0.99 * share <= reached <= share
 
 
 @pytest.mark.parametrize("quantity", ["macs", "params", "bytes"])
