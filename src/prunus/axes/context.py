@@ -61,6 +61,7 @@ class Context:
 
     values: what each node's result is, by node index.
     macs: one entry per contraction: the axes whose sizes multiply to its multiply-accumulates.
+    mac_nodes: the node of each entry of `macs`.
     attributes: (module path, attribute) -> the axis whose size that attribute must hold.
     numbers: node index -> argument position -> the axis whose size that argument must hold.
     pieces: node index -> the consecutive pieces into which the node cuts a dimension.
@@ -79,6 +80,7 @@ class Context:
     values: list[Value | tuple[Value | None, ...] | None] = field(default_factory=list)
     state: dict[str, Value] = field(default_factory=dict)
     macs: list[tuple[Axis, ...]] = field(default_factory=list)
+    mac_nodes: list[int] = field(default_factory=list)
     attributes: dict[tuple[str, str], Axis] = field(default_factory=dict)
     numbers: dict[int, dict[int, Axis]] = field(default_factory=dict)
     pieces: dict[int, list[Axis]] = field(default_factory=dict)

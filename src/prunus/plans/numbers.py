@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from prunus.axes import Surgery
 from prunus.plans.attention import ThinnedMultiheadAttention
 from prunus.plans.changes import Number
+from prunus.plans.depth import Skipped
 from prunus.plans.tensors import Cut, named_state
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -37,7 +38,11 @@ def new_numbers(model: nn.Module, surgery: Surgery) -> list[Number]:
         module = model.get_submodule(owner)
         split = int(numbers.get(f"{prefix}groups", getattr(module, "groups", 1)))
         numbers.update({f"{prefix}{name}": value for name, value in _described(module, own, split).items()})
-    return [*_settings(model, numbers), *_attentions(model, shapes)]
+    skips: list[Number] = []
+    for path, how in surgery.dropped.items():
+        parent, _, child = path.rpartition(".")
+        skips.append((model.get_submodule(parent), child, Skipped(*how)))
+    return [*_settings(model, numbers), *_attentions(model, shapes), *skips]
 
 
 def _settings(model: nn.Module, numbers: Mapping[str, Any]) -> list[Number]:

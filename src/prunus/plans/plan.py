@@ -30,12 +30,14 @@ class Plan:
     graph: the traced model. kept: group name -> int64 positions, ascending; groups that are absent keep all units.
     masks: parameter -> boolean, in the dense shape, False where an element is zero.
     provenance: how it was decided: criterion, ratio, seed; plain values.
+    dropped: residual blocks, by module path, that are left out as a whole; see `Graph.blocks`.
     """
 
     graph: Graph
     kept: Mapping[str, Tensor]
     masks: Mapping[str, Tensor] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    dropped: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name, positions in self.kept.items():
@@ -46,6 +48,8 @@ class Plan:
             shape = self.graph.trace.state[name].shape
             if mask.dtype != torch.bool or tuple(mask.shape) != shape:
                 raise InputError(f"the mask of {name} is {mask.dtype} {tuple(mask.shape)}; it must be bool {shape}")
+        for name in self.dropped:
+            self.graph.block(name)
         for names in self.graph.equal:
             counts = {name: len(self.kept.get(name, range(self.graph[name].size))) for name in names}
             if len(set(counts.values())) > 1:
@@ -58,9 +62,11 @@ class Plan:
         pruned: Mapping[str, Tensor],
         masks: Mapping[str, Tensor] | None = None,
         provenance: Mapping[str, Any] | None = None,
+        dropped: Sequence[str] = (),
     ) -> Plan:
         """Make a plan from boolean vectors, True where a unit of the group goes.
 
+        dropped: residual blocks that are left out as a whole.
         Raises NothingToPrune where neither a unit nor an element goes: the message lists what is frozen and why.
         """
         for name, flags in pruned.items():
@@ -69,9 +75,9 @@ class Plan:
                 raise InputError(f"pruned[{name!r}] is {flags.dtype} {tuple(flags.shape)}; it must be bool ({size},)")
         kept = {name: (~flags).nonzero().flatten().cpu() for name, flags in pruned.items() if bool(flags.any())}
         masks = {name: mask for name, mask in (masks or {}).items() if not bool(mask.all())}
-        if not kept and not masks:
+        if not kept and not masks and not dropped:
             raise NothingToPrune(nothing_to_prune(graph))
-        return cls(graph, kept, masks, provenance or {})
+        return cls(graph, kept, masks, provenance or {}, tuple(dropped))
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -84,16 +90,17 @@ class Plan:
 
     @cached_property
     def _surgery(self) -> Surgery:
-        return self.graph.surgery(self.kept)
+        return self.graph.surgery(self.kept, self.dropped)
 
     def mask(self, model: nn.Module) -> nn.Module:
-        """Return a copy of `model` in which everything that the plan removes is zero; shapes stay."""
+        """Return a copy of `model` in which all that the plan removes is zero; shapes stay, dropped blocks go."""
         model = unwrapped(model)
         check_same_model(model, self._shapes())
         masked = copied(model)
         with torch.no_grad():
             mask_(masked, self._surgery)
             apply_masks_(masked, self.masks)
+            thin_(masked, Surgery({}, {}, dropped=self._surgery.dropped))
         return masked
 
     def folding(self, model: nn.Module) -> Folding:
@@ -112,7 +119,7 @@ class Plan:
         model = unwrapped(model)
         check_same_model(model, self._shapes())
         folding = self.folding(model) if fold_constants else None
-        return prove_plan(model, self.graph, self.kept, self.masks, folding)
+        return prove_plan(model, self.graph, self.kept, self._surgery, self.masks, folding)
 
     def apply(
         self,
@@ -146,7 +153,7 @@ class Plan:
         form: Form = "class"
         folding = self.folding(model) if fold_constants else None
         if prove:
-            proof, form = prove_plan(model, self.graph, self.kept, self.masks, folding)
+            proof, form = prove_plan(model, self.graph, self.kept, self._surgery, self.masks, folding)
         if form == "graph" and inplace:
             raise ProofError(
                 f"{type(model).__name__} holds fixed numbers, so it cannot be thinned in place; leave out inplace=True "
@@ -212,7 +219,7 @@ class Plan:
 
     def explain(self, *, fold_constants: bool = False) -> str:
         """Say in words what is kept, what it saves, what could not be touched, and what can be folded."""
-        before, after = self.graph.size(), self.graph.size(self.sizes)
+        before, after = self.graph.size(), self.graph.size(self.sizes, self.dropped)
         lines = [
             f"parameters {before.params:,} -> {after.params:,} ({before.params / max(after.params, 1):.2f}x fewer), "
             f"MACs {before.macs:,} -> {after.macs:,} ({before.macs / max(after.macs, 1):.2f}x fewer)"
@@ -221,6 +228,7 @@ class Plan:
             left = self.sizes.get(group.name, group.size)
             what = f"{left} of {group.size} {units_of(group)}"
             lines.append(f"  {group.name}: keeps {what} ({facts_of(self.graph, group)})")
+        lines.extend(f"  {name}: left out, its input is handed on" for name in self.dropped)
         for name, mask in self.masks.items():
             lines.append(f"  {name}: {1 - float(mask.float().mean()):.1%} of its elements are zero")
         lines.extend(f"  {line}" for line in limits(self.graph))

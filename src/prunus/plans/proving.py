@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from prunus.axes import Graph, copied, trace
+from prunus.axes import Graph, Surgery, copied, trace
 from prunus.errors import CaptureError, ProofError
 from prunus.plans.float64 import float64_code, float64_inputs
 from prunus.plans.fold import Folding
@@ -19,14 +19,18 @@ from prunus.plans.surgery import thin_
 
 
 def prove_plan(
-    model: nn.Module, graph: Graph, kept: Mapping[str, Tensor], masks: Mapping[str, Tensor], folding: Folding | None
+    model: nn.Module,
+    graph: Graph,
+    kept: Mapping[str, Tensor],
+    surgery: Surgery,
+    masks: Mapping[str, Tensor],
+    folding: Folding | None,
 ) -> tuple[Proof, Form]:
     """Show that the thinned model computes what the masked one does, and in which form it runs.
 
     folding: constants of removed units that go into biases; *masked* keeps them.
     Raises ProofError where neither the class nor the graph passes.
     """
-    surgery = graph.surgery(kept)
     captured: list[Graph] = []
 
     def in_float64(dense: nn.Module) -> Graph:
@@ -42,9 +46,10 @@ def prove_plan(
             folding.mask_(dense)
         else:
             mask_(dense, surgery)
-        if not is_inexact(graph, surgery.kept):
+        if not surgery.dropped and not is_inexact(graph, surgery.kept):
             return dense
-        return reference(dense, in_float64(dense), in_float64(dense).surgery(kept).kept)
+        double = in_float64(dense)
+        return reference(dense, double, double.surgery(kept).kept, surgery.dropped)
 
     def as_class(dense: nn.Module) -> nn.Module:
         if folding:
@@ -66,7 +71,7 @@ def prove_plan(
         _check_stood_in(model, graph, as_class)
         return proof, "class"
     except ProofError as stiff:
-        if graph.trace.concrete:  # the operations of one example are no model
+        if graph.trace.concrete or surgery.dropped:  # one example's operations are no model; a graph has no blocks
             raise
         try:
             proof = prove(model, graph, surgery, masks, as_graph, masked)

@@ -97,7 +97,7 @@ def verify(
     model = dense if isinstance(dense, nn.Module) else dense()
     if not isinstance(model, nn.Module):
         raise InputError(f"the dense factory returned {type(model).__name__}, not a torch.nn.Module")
-    if record is None or not record.surgery.edits:
+    if record is None or not (record.surgery.edits or record.surgery.dropped):
         return Verdict("no unit was removed, so there is nothing to compare")
     if record.inexact:
         return Verdict("a norm or a mean runs over fewer units than the masked model's (inexact='allow')", record.form)
@@ -159,6 +159,7 @@ def _difference(model: nn.Module, small: nn.Module, record: Record, inputs: Any,
         for dim, kept in edit.items():
             gone = np.setdiff1d(np.arange(state[name].shape[dim]), kept)
             state[name].data.index_fill_(dim, torch.from_numpy(gone).to(state[name].device), 0)
+    thin_(masked, Surgery({}, {}, dropped=record.surgery.dropped))
     device = next(iter(state.values())).device
     args, kwargs = _mapped(inputs, lambda x: _redrawn(x, generator).to(device), integers=True)
     try:
@@ -229,7 +230,10 @@ def _sliced(tensor: Tensor, surgery: Surgery, name: str) -> Tensor:
 def _changed(model: nn.Module, record: Record, weights: Mapping[str, Tensor]) -> tuple[str, ...]:
     """List the saved tensors that are not bit for bit what the record makes of the dense weights."""
     found = []
+    gone = tuple(f"{name}." for name in record.surgery.dropped)
     for name, tensor in model.state_dict().items():
+        if name.startswith(gone):
+            continue
         want = _sliced(tensor, record.surgery, name).to(weights[name])
         if name in record.masks:
             want = want.masked_fill(~record.masks[name].to(want.device), 0)
