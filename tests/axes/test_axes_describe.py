@@ -33,6 +33,19 @@ def test_a_line_has_kind_size_exactness_members_cost_and_makers() -> None:
     assert "up: 12 ffn units, exact; 3 members; one costs 26 parameters, 48 MACs; made by up.weight" in lines[2]
 
 
+def test_a_rescaled_response_normalisation_has_its_own_name() -> None:
+    """ConvNeXt V2: x w |x| / (mean |x| + eps) + x, where |x| is a channel's norm."""
+
+    def forward(s: Net, x: Tensor) -> Tensor:
+        x = s.a(x)
+        norm = x.norm(dim=1, keepdim=True)
+        return s.o(x * (norm / (norm.mean(-1, keepdim=True) + 1e-2)) * s.w + x)
+
+    model = Net(forward, a=nn.Linear(4, 8), w=nn.Parameter(torch.randn(8)), o=nn.Linear(8, 3))
+    graph = trace(model, torch.randn(2, 5, 4), inexact="compensate")
+    assert exactness_of(graph.context, graph["a"]) == "compensated: response normalisation is rescaled"
+
+
 def test_exactness_names_the_statistic_and_its_line() -> None:
     graph = trace(gated(nn.LayerNorm), torch.randn(2, 4), inexact="allow")
     words = exactness_of(graph.context, graph["a"])

@@ -22,7 +22,9 @@ def exactness_of(ctx: Context, group: Group) -> str:
     """Say whether removing units is exact, or what makes up for them, or what then runs over fewer of them."""
     if group.exactness == "exact":
         return "exact"
-    words = ["RMSNorm is rescaled"] if _runs_over(group, [norm.axis for norm in ctx.rescaled.values()]) else []
+    rescaled = [norm for norm in ctx.rescaled.values() if _runs_over(group, [norm.axis])]
+    words = ["RMSNorm is rescaled"] if any(norm.power == 0.5 for norm in rescaled) else []
+    words += ["response normalisation is rescaled"] if any(norm.power == 1 for norm in rescaled) else []
     words += ["attention keeps its scale"] if _runs_over(group, list(ctx.pinned.values())) else []
     counting = [ctx.trace.nodes[i] for i, axes in ctx.approximate.items() if _runs_over(group, axes)]
     places = [f"{node.op} at {node.location}" if node.location else node.op for node in counting]
