@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from prunus.plans.proof import float64_code
+from prunus.plans.float64 import float64_code
 
 TOLERANCE = 1e-10
 

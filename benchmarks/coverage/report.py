@@ -34,6 +34,7 @@ def markdown(lines: Sequence[Line], peer: Sequence[Line], command: str, limit: f
         "\n".join(f"* {name}: {value}" for name, value in environment().items()),
         "## By library",
         table(("", "cases", "covered", "", "own class", "graph", *WORDS), [by_library(lines, x) for x in SCOPES]),
+        policies(lines),
         f"{not_applicable(lines)} models cannot be exported to ONNX by torch even before they are thinned; for them"
         " this stage does not count.",
         "## Seconds",
@@ -44,6 +45,17 @@ def markdown(lines: Sequence[Line], peer: Sequence[Line], command: str, limit: f
     if peer:
         blocks += ["## Torch-Pruning 1.6.1 on the same cases", about_peer(lines, peer)]
     return "\n\n".join(blocks) + "\n"
+
+
+def policies(lines: Sequence[Line]) -> str:
+    """Say which models needed more than the strictest policy for statistics, and what that means."""
+    named = {word: [x["case"] for x in lines if x.get("inexact") == word] for word in ("compensate", "allow")}
+    return (
+        f"Most are traced with the default `inexact='forbid'`. With `compensate`, which is exact too: "
+        f"{', '.join(named['compensate']) or 'none'}. With `allow` (weight standardisation or norms over what is left, "
+        f"another function than the masked model, so the sweep's own comparison is left out): "
+        f"{', '.join(named['allow']) or 'none'}."
+    )
 
 
 def environment() -> dict[str, Any]:

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from prunus.allocation import Allocator, Budget, ScoredTarget, allocator, check_ratio, levelled, parse_budget
-from prunus.axes import Graph, trace, unwrapped
+from prunus.axes import Graph, Inexact, trace, unwrapped
 from prunus.costs import Costs, Latency, compare, latency, measure
 from prunus.criteria import Criterion, criterion, score_target
 from prunus.errors import InputError
-from prunus.granularity import COUPLED, Granularity, Target, TargetSpec, find_targets, granularity
+from prunus.granularity import COUPLED, Granularity, Target, TargetSpec, as_list, find_targets, granularity
 from prunus.plans import Plan, Proof, named_state, record_of
 
 Counts = Mapping[str, int]
@@ -29,7 +29,7 @@ def plan(
     criterion: str | Criterion = "l2",
     allocation: str | Mapping[str, Any] | Allocator = "uniform",
     targets: TargetSpec = "*",
-    protect: str | Sequence[str] = (),
+    protect: TargetSpec = (),
     round_to: int = 1,
 ) -> Plan:
     """Decide what goes; nothing is touched.
@@ -38,7 +38,8 @@ def plan(
     ratio: the share of units (or elements) to remove, 0 <= ratio < 1. target: a budget instead, such as `macs=0.5`,
         `params<=2e6` or `sparsity=0.9`: the mildest ratio that meets it is found.
     granularity: `filter` or `channel` remove coupled units and shrink the model; every other one zeroes elements.
-    protect: name patterns that stay whole. round_to: kept counts become multiples of it.
+    targets: patterns, or a mapping such as `{"kind": "ffn"}`; see `prunus.granularity.group_targets`.
+    protect: name patterns, or `{"kind": "head"}`, that stay whole. round_to: kept counts become multiples of it.
     Raises InputError for a wrong ratio or a budget out of reach, NothingToPrune where the request changes nothing.
     """
     kind, rank, share = _granularity(granularity), _criterion(criterion), allocator(allocation)
@@ -56,9 +57,9 @@ def plan(
     if target is None:
         chosen = counts(1.0 if share.uses_progress else check_ratio("ratio", ratio))
     else:
-        chosen = _meet(
-            parse_budget(target), counts, _ruler(graph, parse_budget(target), structured, found), graph.equal
-        )
+        budget = parse_budget(target)
+        steps = {name: each.round_to for name, each in scored.items() if each.fixed is None}
+        chosen = _meet(budget, counts, _ruler(graph, budget, structured, found), graph.equal, steps)
     pruned = {t.name: t.parts[0].units.pick(scored[t.name].scores, chosen[t.name]) for t in found}
     provenance = {
         "granularity": kind.name,
@@ -75,14 +76,11 @@ def plan(
 _granularity, _criterion = granularity, criterion  # the arguments above carry the same names
 
 
-def _with_protection(targets: TargetSpec, protect: str | Sequence[str]) -> TargetSpec:
+def _with_protection(targets: TargetSpec, protect: TargetSpec) -> TargetSpec:
     if not protect:
         return targets
-    exclude = [protect] if isinstance(protect, str) else list(protect)
-    if isinstance(targets, Mapping):
-        before = targets.get("exclude", [])
-        return {**targets, "exclude": [*([before] if isinstance(before, str) else before), *exclude]}
-    return {"name": targets, "exclude": exclude}
+    fields = dict(targets) if isinstance(targets, Mapping) else {"name": targets}
+    return {**fields, "exclude": [*as_list(fields.get("exclude", [])), *as_list(protect)]}
 
 
 def _ruler(
@@ -118,10 +116,12 @@ def _meet(
     counts: Callable[[float], dict[str, int]],
     ruler: Callable[[Counts], tuple[float, float]],
     equal: Sequence[tuple[str, ...]],
+    steps: Mapping[str, int],
 ) -> dict[str, int]:
     """Find the mildest fraction that meets the budget, then give back what is not needed, target by target.
 
-    equal: names of targets whose counts must stay equal, which are given back together.
+    equal: names of targets whose counts must stay equal, which are given back together. steps: how many units of a
+    target are given back at once; those that are absent have a fixed number.
     """
     low, high = 0.0, 1 - 1e-9
     if not budget.is_met(*ruler(counts(high))):
@@ -135,10 +135,45 @@ def _meet(
         low, high = (low, middle) if budget.is_met(*ruler(counts(middle))) else (middle, high)
     mild, chosen = counts(low), counts(high)
     bound = {name for names in equal for name in names}
-    for names in [*equal, *((name,) for name in chosen if name not in bound)]:
+    sets = [*equal, *((name,) for name in chosen if name not in bound)]
+    for names in sets:
         returned = {**chosen, **{name: min(chosen[name], mild[name]) for name in names if name in chosen}}
         if budget.is_met(*ruler(returned)):
             chosen = returned
+    return _filled(budget, chosen, ruler, sets, steps)
+
+
+CLOSE = 0.01
+"""The share of a budget that may stay unused where a finer choice of units could use it."""
+
+
+def _filled(
+    budget: Budget,
+    chosen: dict[str, int],
+    ruler: Callable[[Counts], tuple[float, float]],
+    sets: Sequence[tuple[str, ...]],
+    steps: Mapping[str, int],
+) -> dict[str, int]:
+    """Give single steps back while too much of the budget is unused: dearest first, in turn, so that none gets many.
+
+    One fraction for all targets is coarse where a unit is dear, a head of few or a member of a large equal set.
+    """
+
+    def returned(names: Sequence[str]) -> dict[str, int]:
+        return {**chosen, **{n: max(0, chosen[n] - steps[n]) for n in names if n in chosen and n in steps}}
+
+    def is_close() -> bool:
+        return budget.unused(*ruler(chosen)) <= CLOSE
+
+    if is_close():
+        return chosen
+    dearest = sorted(sets, key=lambda names: budget.unused(*ruler(returned(names))))
+    before = None
+    while chosen != before and not is_close():
+        before = chosen
+        for names in dearest:
+            if not is_close() and budget.is_met(*ruler(returned(names))):
+                chosen = returned(names)
     return chosen
 
 
@@ -185,18 +220,21 @@ def prune(
     kwargs: Mapping[str, Any] | None = None,
     *,
     measure_latency: bool = True,
+    fold_constants: bool = False,
+    inexact: Inexact = "forbid",
     **decision: Any,
 ) -> tuple[nn.Module, PruneReport]:
     """Trace, plan, prove, thin and measure a model in one call; the model itself is never changed.
 
-    args, kwargs: example inputs. decision: the arguments of `plan`: ratio or target, granularity, criterion, …
+    args, kwargs: example inputs. fold_constants: as in `Plan.apply`. inexact: as in `trace`.
+    decision: the arguments of `plan`: ratio or target, granularity, criterion, …
     Returns the smaller model, with the same state-dict keys (see `Plan.apply`), and a report that prints itself; from
     one in `torch.compile` or a data-parallel wrapper comes the plain module.
     """
     model = unwrapped(model)
     with torch.no_grad():
-        made = plan(trace(model, args, kwargs), **decision)
-        small = made.apply(model)
+        made = plan(trace(model, args, kwargs, inexact=inexact), **decision)
+        small = made.apply(model, fold_constants=fold_constants)
         inputs = made.graph.trace.args, dict(made.graph.trace.kwargs)
         timed = latency({"dense": model, "pruned": small}, *inputs, seconds=3.0) if measure_latency else None
         record = record_of(small)

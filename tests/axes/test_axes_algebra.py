@@ -150,6 +150,15 @@ def test_a_product_meets_a_sum_by_dividing_its_slowest_factor() -> None:
     assert [leaf.size for leaf in b.leaves()] == [2, 4, 4, 4]
 
 
+def test_a_product_meets_a_sum_of_terms_smaller_than_its_block() -> None:
+    """Two heads of rotary halves, as a concatenation of four: each head is one half after the other."""
+    heads, depth, terms = Axis(2), Axis(16), [Axis(8) for _ in range(4)]
+    unify(product([heads, depth]), concat(terms))
+    assert [leaf.size for leaf in depth.leaves()] == [8, 8]
+    assert terms[0].root() is terms[2].root() is not terms[1].root()
+    assert terms[1].root() is terms[3].root()
+
+
 @pytest.mark.parametrize(
     ("a", "b"),
     [

@@ -303,9 +303,10 @@ class Tied(nn.Module):
 def test_tied_embedding_is_one_tensor_with_one_width() -> None:
     graph = check(Tied(), torch.randint(0, 11, (2, 5)))
     assert groups(graph) == {
-        "g": (8, affine("g") | members("t.weight:1", "p:1", "f.weight:1")),
+        "t": (8, affine("g") | members("t.weight:1", "p:1", "f.weight:1")),
         "f": (12, affine("f") | members("g.weight:1")),
     }
+    assert {m.role for m in graph["t"].members if m.param == "t.weight"} == {"out"}
     assert "looked up" in graph.why("t.weight", 0)
 
 

@@ -129,6 +129,18 @@ def test_inspect_refuses_wrong_shapes(shape, sentence):
     assert sentence in done.output
 
 
+def test_inspect_with_a_policy_shows_what_makes_up_for_lost_units():
+    arguments = ["inspect", "prunus.zoo:vit_cifar", "--input", "1,3,32,32", "--inexact"]
+    done = invoke(*arguments, "compensate")
+    assert done.exit_code == 0, done.output
+    assert "compensated: attention" in done.output
+    assert "must keep equally many units" in done.output
+    assert "blocks.0.attention.query#2" in done.output.replace("\n", "")
+    wrong = invoke(*arguments, "permit")
+    assert wrong.exit_code == 2
+    assert "error: inexact is 'permit'; choose one of forbid, compensate, allow" in wrong.output
+
+
 def test_inspect_takes_indices():
     done = invoke("inspect", "prunus.zoo:gpt_tiny", "--input", "1,16:int64")
     assert done.exit_code == 0, done.output

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from prunus.errors import InputError, NameNotFound
-from prunus.granularity import MemberUnits, group_targets, weight_targets
+from prunus.granularity import MemberUnits, find_targets, group_targets, weight_targets
 
 
 class Net(nn.Module):
@@ -60,6 +60,10 @@ def test_specs_name_parameters(spec, expected):
 @pytest.mark.parametrize(
     ("spec", "error", "words"),
     [
+        ({"kind": "ffn"}, InputError, "only filter and channel prune groups"),
+        ({"exclude": {"kind": "head"}}, InputError, "only filter and channel prune groups"),
+        ({"exclude": {"kin": "head"}}, NameNotFound, "did you mean kind"),
+        ({"exclude": 7}, InputError, "exclude is 7"),
         ("fc2", NameNotFound, "did you mean fc1"),
         ("stem.1", NameNotFound, "stem.1.weight"),
         (["fc1", "covn2"], NameNotFound, "did you mean conv2"),
@@ -101,6 +105,7 @@ class Member:
 class Group:
     name: str
     members: tuple
+    kind: str = "channel"
 
 
 @dataclass(frozen=True)
@@ -177,3 +182,51 @@ def test_frozen_names_and_other_granularities_are_refused():
         group_targets(GRAPH, "element", model=Net())
     with pytest.raises(InputError, match="model="):
         group_targets(GRAPH, "filter")
+
+
+KINDS = Graph(
+    (
+        Group("convolution", (Member("conv2.weight", 0, "out", each(8)),), "channel"),
+        Group("wide", (Member("fc1.weight", 0, "out", each(6)),), "ffn"),
+        Group("stem", (Member("stem.0.weight", 0, "out", each(8)),), "head"),
+        Group("norm", (Member("stem.1.bias", 0, "scale", each(8)),), "hidden"),
+    )
+)
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ({"kind": "ffn"}, ["wide"]),
+        ({"kind": ["hidden", "channel"]}, ["convolution", "norm"]),
+        ({"kind": ["head", "ffn"], "name": "stem"}, ["stem"]),
+        ({"kind": ["head", "ffn"], "type": "Linear"}, ["wide"]),
+        ({"exclude": {"kind": "head"}}, ["convolution", "wide", "norm"]),
+        ({"exclude": [{"kind": ["head", "ffn"]}, "conv2"]}, ["norm"]),
+        ({"kind": ["head", "ffn"], "exclude": {"kind": "head"}}, ["wide"]),
+        ({}, ["convolution", "wide", "stem", "norm"]),
+    ],
+)
+def test_groups_are_chosen_by_kind(spec, expected):
+    assert [t.name for t in group_targets(KINDS, "filter", spec, model=Net())] == expected
+
+
+@pytest.mark.parametrize(
+    ("spec", "error", "words"),
+    [
+        ({"kind": "fnn"}, NameNotFound, "no kind of group named 'fnn'; did you mean ffn"),
+        ({"exclude": {"kind": "heads"}}, NameNotFound, "no kind of group named 'heads'; did you mean head"),
+        ({"kind": []}, InputError, "kind is empty"),
+        ({"kind": 3}, InputError, "kind is 3; a pattern"),
+        ({"kind": "ffn", "exclude": {"kind": "ffn"}}, InputError, "no prunable group"),
+        ({"kind": "ffn", "name": "stem"}, InputError, "no prunable group"),
+    ],
+)
+def test_wrong_kinds_are_explained(spec, error, words):
+    with pytest.raises(error, match=words):
+        group_targets(KINDS, "filter", spec, model=Net())
+
+
+def test_kinds_need_a_graph():
+    with pytest.raises(InputError, match="give its graph"):
+        find_targets(Net(), "filter", {"kind": "ffn"})

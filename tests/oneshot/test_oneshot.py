@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from axes.proving import Net, assert_same, conv, images, outputs
@@ -111,9 +112,23 @@ def test_protected_groups_stay_whole(graph: Graph) -> None:
     assert set(plan(graph, ratio=0.5, targets="c*").sizes) == {"c"}
 
 
+def test_only_feed_forward_widths_go_or_all_but_heads_do() -> None:
+    graph = trace(zoo.build("vit_cifar"), zoo.example_input("vit_cifar"))
+    kinds = {group.name: group.kind for group in graph.groups}
+    assert {"head", "ffn"} <= set(kinds.values())
+    assert {kinds[name] for name in plan(graph, ratio=0.5, targets={"kind": "ffn"}).sizes} == {"ffn"}
+    heads = {kinds[name] for name in plan(graph, ratio=0.5, protect={"kind": "head"}).sizes}
+    assert heads == set(kinds.values()) - {"head"}
+    both = plan(graph, ratio=0.5, targets={"kind": "ffn", "exclude": "blocks.0.*"}, protect="blocks.1.mlp.0")
+    assert set(both.sizes) == {f"blocks.{i}.mlp.0" for i in range(2, 6)}
+    with pytest.raises(NameNotFound, match="did you mean head"):
+        plan(graph, ratio=0.5, protect={"kind": "haed"})
+
+
 def measured(model: nn.Module, x: Tensor) -> dict[str, float]:
     """Count as torch does, on the model that came out."""
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    # torch counts attention where it is spelled out, not in its fused form for CPUs
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
         model.eval()(x)
     parameters = list(model.parameters())
     return {
@@ -142,8 +157,7 @@ def test_budget_is_met_within_one_percent(name: str, quantity: str, share: float
     dense = measured(graph.model, x)[quantity]
     small = plan(graph, target=f"{quantity}={share}").apply(graph.model, prove=False)
     reached = measured(small, x)[quantity] / dense
-    assert reached <= share
-    assert reached == pytest.approx(share, abs=0.01)
+    assert 0.99 * share <= reached <= share
 
 
 @pytest.mark.parametrize("quantity", ["macs", "params", "bytes"])

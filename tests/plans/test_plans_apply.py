@@ -16,7 +16,7 @@ from axes.proving import Net, assert_same, conv, generic_, images, outputs, remo
 from prunus import zoo
 from prunus.axes import Graph, trace
 from prunus.errors import InputError, NameNotFound, NothingToPrune, ProofError
-from prunus.plans import Plan, record_of
+from prunus.plans import GraphModel, Plan, record_of
 
 
 def small_net(seed: int = 0) -> nn.Module:
@@ -283,13 +283,13 @@ def test_explain_names_groups_savings_and_what_is_frozen() -> None:
     assert text == str(plan)
     assert "parameters 276 -> 140 (1.97x fewer)" in text
     assert "c: keeps 4 of 8 channels" in text
-    assert "e.weight dim 0 is frozen: it is an output of the model" in text
+    assert "e.weight dim 0 (4) is frozen: it is an output of the model" in text
 
 
 def test_graph_prints_groups_costs_and_reasons() -> None:
     text = str(trace(small_net(), images()))
     assert text.splitlines()[0].startswith("1 groups, 276 parameters") or "1 group, 276 parameters" in text
-    assert "c: 8 channels, 7 members; one costs 34 parameters" in text
+    assert "c: 8 channels, exact; 7 members; one costs 34 parameters" in text
     assert "c.weight dim 1 (3) is frozen: it is an input of the model" in text
 
 
@@ -301,3 +301,23 @@ def test_functional_module_without_numbers_is_thinned_too() -> None:
 
     model = generic_(Net(forward, a=nn.Parameter(torch.randn(8, 3)), b=nn.Parameter(torch.randn(2, 8))))
     thin(trace(model, torch.randn(5, 3)), model, 0.5)
+
+
+@pytest.mark.parametrize("form", ["class", "graph"])
+def test_an_epsilon_left_to_torch_grows_with_the_units_that_go(form: str) -> None:
+    """Of 8 units 4 stay: float32's own epsilon doubles, in the class and, behind a literal size, in its graph."""
+
+    def forward(self: Net, x: Tensor) -> Tensor:
+        y = self.n(self.a(x))
+        return self.o(y.view(-1, 8) if form == "graph" else y)
+
+    model = generic_(Net(forward, a=nn.Linear(4, 8), n=nn.RMSNorm(8), o=nn.Linear(8, 3)))
+    graph = trace(model, torch.randn(2, 4), inexact="compensate")
+    plan = Plan.from_pruned(graph, removal(graph, 0.5, 0))
+    x = torch.randn(5, 4)
+    small = plan.apply(model)
+    assert plan.prove(model)[1] == form
+    assert isinstance(small, GraphModel) == (form == "graph")
+    if form == "class":
+        assert small.n.eps == 2 * torch.finfo(torch.float32).eps
+    torch.testing.assert_close(small(x), plan.mask(model)(x))

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from prunus.axes.rules import registry
 from prunus.criteria import base
 from prunus.report import json_schema
 
@@ -32,8 +33,9 @@ def blocks(page):
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=name_of)
 def test_the_snippets_of_a_page_run_in_order(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    # A page may register a criterion of its own; other tests must not meet it.
+    # A page may register a criterion or a rule of its own; other tests must not meet it.
     monkeypatch.setattr(base, "_REGISTRY", dict(base._REGISTRY))
+    monkeypatch.setattr(registry, "_RULES", dict(registry._RULES))
     names = {"__name__": "__main__"}
     for line, info, code in blocks(page):
         if info != "python":

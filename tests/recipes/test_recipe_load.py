@@ -84,6 +84,13 @@ def changed(old, new):
         ("macs: 0.4", "macs: -1", "recipe.yaml:18: prune.stop\\[0\\]: got .*-1"),
         ("{type: Linear}", "{typ: Linear}", "targets: .*no key of targets named 'typ'; did you mean type"),
         ("{type: Linear}", "7", "recipe.yaml:13: .*targets: got 7; want a pattern"),
+        ("{type: Linear}", "{kin: ffn}", "targets: .*no key of targets named 'kin'; did you mean kind"),
+        ("{type: Linear}", "{kind: 7}", "targets: .*kind is 7; a pattern"),
+        ("prune:", "prune:\n  inexact: compensated", "prune.inexact: .*'compensated'; did you mean compensate"),
+        ("prune:", "prune:\n  inexact: true", "prune.inexact: got True; want forbid, compensate or allow"),
+        ("prune:", "prune:\n  fold_constants: 1", "prune.fold_constants: got 1; want true or false"),
+        ("prune:", "prune:\n  fold_constant: true", "fold_constant: there is no such key; did you mean fold_constants"),
+        ("- granularity: 2:4", "- granularity: 2:4\n      targets: {kind: head}", "targets: .*only filter and channel"),
         ("out: runs/mine", "out: ''", "recipe.yaml:19: out: got ''; "),
         ("model: prunus.zoo:quickstart_net_digits", "model: zoo", "yaml:2: model.factory: got 'zoo'; .*no module"),
         ("model: prunus.zoo:quickstart_net_digits", "model: 4", "recipe.yaml:2: model: got 4; want module:function"),
@@ -213,11 +220,20 @@ def test_a_fault_in_the_file_keeps_its_line_beside_an_override(write):
         load_recipe(write(changed("epochs: 2", "epoch: 2")), ["seed=3"])
 
 
+@pytest.mark.parametrize("line", ["fold_constants: true", "inexact: allow"])
+def test_words_about_units_need_a_policy_that_removes_some(write, line):
+    text = RECIPE.replace("granularity: filter", "granularity: element").replace("prune:", f"prune:\n  {line}")
+    with pytest.raises(RecipeError, match=f"prune: .*`{line}` is about filters and channels, but the policies prune"):
+        load_recipe(write(text))
+
+
 def test_the_schema_knows_every_key():
     schema = json_schema()
     assert schema["title"] == "Prunus recipe"
     assert set(schema["required"]) == {"version", "model", "data", "prune", "out"}
     assert not schema["additionalProperties"]
+    assert schema["$defs"]["Prune"]["properties"]["inexact"]["enum"] == ["forbid", "compensate", "allow"]
+    assert schema["$defs"]["Prune"]["properties"]["fold_constants"]["type"] == "boolean"
     assert set(schema["$defs"]["Policy"]["properties"]) == {
         "name", "targets", "granularity", "criterion", "allocation", "schedule", "round_to",
     }  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from prunus.axes import trace
 from prunus.errors import InputError
 from prunus.plans import Plan
 from prunus.schedules import (
@@ -16,6 +18,7 @@ from prunus.schedules import (
     Iterative,
     OneShot,
     Policy,
+    PruningScheduler,
 )
 from schedules.running import (
     count_zeros,
@@ -243,3 +246,28 @@ def test_with_a_graph_filters_go_with_all_that_hangs_on_them_and_thinned_equals_
     x = torch.randn(5, 1, 8, 8)
     torch.testing.assert_close(small.eval()(x), model.eval()(x), rtol=1e-4, atol=1e-5)
     assert sum(p.numel() for p in small.parameters()) < 0.5 * sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize("schedule", [OneShot(0.5), AGP(final=0.5, end=3)])
+def test_constants_are_folded_once_when_their_units_go(schedule: OneShot | AGP) -> None:
+    """Without training in between a bias ends up in the next layer, b + W relu(a), however many steps it took."""
+    model = nn.Sequential(nn.Linear(10, 20), nn.ReLU(), nn.Linear(20, 4))
+    nn.init.normal_(model[0].bias)
+    dense, graph = copy.deepcopy(model), trace(model, torch.randn(2, 10))
+    policy = Policy(granularity="filter", schedule=schedule)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with PruningScheduler(model, optimizer, [policy], graph=graph, fold_constants=True) as scheduler:
+        for _ in range(4):
+            scheduler.epoch_end()
+        gone = scheduler.pruned_units()["0"]
+    assert int(gone.sum()) == 10
+    want = dense[2].bias + dense[2].weight[:, gone] @ dense[0].bias[gone].relu()
+    torch.testing.assert_close(model[2].bias, want)
+    assert count_zeros(model[0].bias) == 10
+
+
+def test_folding_needs_a_graph() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    policy = Policy(granularity="filter", schedule=OneShot(0.5))
+    with pytest.raises(InputError, match=r"fold_constants needs .* give the graph"):
+        PruningScheduler(model, torch.optim.SGD(model.parameters(), 0.1), [policy], fold_constants=True)

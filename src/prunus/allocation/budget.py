@@ -40,6 +40,15 @@ class Budget:
             return value >= self.limit
         return value <= (self.limit * dense if self.relative else self.limit)
 
+    def unused(self, value: float, dense: float) -> float:
+        """Return the share of what may be left that a model does not use; negative where it exceeds the budget.
+
+        value, dense: as in `is_met`.
+        """
+        if self.quantity == "sparsity":
+            return (value - self.limit) / (1 - self.limit)
+        return 1 - value / (self.limit * dense if self.relative else self.limit)
+
 
 def parse_budget(spec: str | Mapping[str, float] | Budget) -> Budget:
     """Read a budget.

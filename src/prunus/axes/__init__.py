@@ -1,7 +1,24 @@
 """What hangs together? Capture a model, follow every axis, find the groups that go as one."""
 
+from prunus.axes.context import Inexact
+from prunus.axes.describe import exactness_of, facts_of, limits, units_of
 from prunus.axes.graph import Graph, Size, Surgery, trace
 from prunus.axes.groups import Frozen, Group, Member
 from prunus.axes.unwrap import copied, unwrapped
 
-__all__ = ["Frozen", "Graph", "Group", "Member", "Size", "Surgery", "copied", "trace", "unwrapped"]
+__all__ = [
+    "Frozen",
+    "Graph",
+    "Group",
+    "Inexact",
+    "Member",
+    "Size",
+    "Surgery",
+    "copied",
+    "exactness_of",
+    "facts_of",
+    "limits",
+    "trace",
+    "units_of",
+    "unwrapped",
+]

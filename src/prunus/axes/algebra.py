@@ -205,9 +205,28 @@ def _distribute(prod: Axis, total: Axis) -> None:
     while len(outer) > 1 and common % (math.prod(f.size for f in inner) * outer[-1].size) == 0:
         inner.insert(0, outer.pop())
     if not inner:
-        raise AxisConflictError(f"{prod!r} has no cut at {' + '.join(str(t.size) for t in terms)}")
+        _distribute_blocks(outer, terms)
+        return
     inner_size = math.prod(f.size for f in inner)
     pieces = [Axis(t.size // inner_size) for t in terms]
     for term, piece in zip(terms, pieces, strict=True):
         unify(term, product([piece, *inner]))
     unify(product(outer), concat(pieces))
+
+
+def _distribute_blocks(factors: list[Axis], terms: list[Axis]) -> None:
+    """Unify where terms are smaller than what varies below the slowest factor: several make up one block of it."""
+    inner = factors[1:]
+    block = math.prod(f.size for f in inner)
+    runs: list[list[Axis]] = [[]]
+    for term in terms:
+        runs[-1].append(term)
+        if sum(t.size for t in runs[-1]) % block == 0:
+            runs.append([])
+    runs = [run for run in runs if run]
+    if len(runs) == 1:
+        raise AxisConflictError(f"{product(factors)!r} has no cut at {' + '.join(str(t.size) for t in terms)}")
+    pieces = [Axis(sum(t.size for t in run) // block) for run in runs]
+    for run, piece in zip(runs, pieces, strict=True):
+        unify(concat(run), product([piece, *inner]))
+    unify(factors[0], concat(pieces))

@@ -37,9 +37,10 @@ class Value:
 
 @dataclass(frozen=True)
 class Rescaled:
-    """A norm by the root of a mean of squares, over `axis` of N units; N' are left.
+    """A norm by a power of a mean, over `axis` of N units; N' are left.
 
-    sum / N' takes the place of sum / N, so epsilon becomes eps * N / N' and the weight w * sqrt(N / N'): exact.
+    sum / N' takes the place of sum / N, so epsilon becomes eps * N / N' and the weight w * (N / N') ** power: exact.
+    power: 0.5 where a root is taken (RMSNorm), 1 where the mean itself divides (global response normalisation).
     weight: its state name; offset: 1.0 where the weight is stored less one. eps: its value in the dense model.
     node, position: the operation that takes epsilon, and where; attribute: its place in the user's class.
     """
@@ -47,6 +48,7 @@ class Rescaled:
     axis: Axis
     weight: str
     offset: float
+    power: float
     eps: float
     node: int
     position: int
@@ -59,10 +61,11 @@ class Context:
 
     values: what each node's result is, by node index.
     macs: one entry per contraction: the axes whose sizes multiply to its multiply-accumulates.
+    mac_nodes: the node of each entry of `macs`.
     attributes: (module path, attribute) -> the axis whose size that attribute must hold.
     numbers: node index -> argument position -> the axis whose size that argument must hold.
     pieces: node index -> the consecutive pieces into which the node cuts a dimension.
-    roles: (state name, dim) -> what the dimension is to the operation that uses it.
+    roles: (state name, the first of tied ones; dim) -> what the dimension is to the operation that first uses it.
     equal: axes that must keep equally many positions.
     unknown: operations without a rule -> where they occur.
     inexact: the policy for statistics that count the units.
@@ -77,6 +80,7 @@ class Context:
     values: list[Value | tuple[Value | None, ...] | None] = field(default_factory=list)
     state: dict[str, Value] = field(default_factory=dict)
     macs: list[tuple[Axis, ...]] = field(default_factory=list)
+    mac_nodes: list[int] = field(default_factory=list)
     attributes: dict[tuple[str, str], Axis] = field(default_factory=dict)
     numbers: dict[int, dict[int, Axis]] = field(default_factory=dict)
     pieces: dict[int, list[Axis]] = field(default_factory=dict)
@@ -137,8 +141,9 @@ class Context:
         if isinstance(arg, Ref):
             source = self.trace.nodes[arg.index]
             if source.kind in ("parameter", "buffer") and isinstance(source.value, Meta):
+                name = self.trace.ties.get(source.target, source.target)
                 for dim in range(len(source.value.shape)):
-                    self.roles.setdefault((source.target, dim), roles[dim] if dim < len(roles) else "scale")
+                    self.roles.setdefault((name, dim), roles[dim] if dim < len(roles) else "scale")
 
 
 def because(why: str, node: Node) -> str:

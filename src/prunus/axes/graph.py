@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, get_args
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from prunus.axes.algebra import Axis
+from prunus.axes.blocks import Block, find_blocks
+from prunus.axes.capture import capture
 from prunus.axes.constraints import settle
 from prunus.axes.context import Context, Inexact
+from prunus.axes.describe import describe
 from prunus.axes.following import Claim, claims, solve
 from prunus.axes.groups import (
     Frozen,
@@ -26,7 +30,7 @@ from prunus.axes.groups import (
 )
 from prunus.axes.positions import kept_positions, size_after
 from prunus.axes.propagate import propagate
-from prunus.axes.trace import Trace, capture
+from prunus.axes.trace import Trace
 from prunus.axes.unwrap import unwrapped
 from prunus.errors import CaptureError, InputError, NameNotFound
 
@@ -75,7 +79,13 @@ class Graph:
 
     @cached_property
     def _full(self) -> Size:
-        return self.size({})
+        return self.size({}, ())
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The widest floating dtype of the model's tensors, float32 where it has none."""
+        found = [meta.dtype for meta in self.trace.state.values() if meta.dtype.is_floating_point]
+        return max(found, key=lambda dtype: dtype.itemsize, default=torch.float32)
 
     def why(self, param: str, dim: int) -> str:
         """Say what a dimension of a parameter belongs to, or why it keeps all its positions."""
@@ -95,18 +105,24 @@ class Graph:
         """Translate kept positions by group name into kept positions by axis."""
         return {self[name].leaf: np.asarray(positions.cpu(), dtype=np.int64) for name, positions in kept.items()}
 
-    def size(self, sizes: Mapping[str, int] | None = None) -> Size:
-        """Return what the model costs with `sizes` units left in the groups named (all by default)."""
-        if sizes is None:
+    def size(self, sizes: Mapping[str, int] | None = None, dropped: Sequence[str] = ()) -> Size:
+        """Return what the model costs with `sizes` units left in the groups named (all by default), blocks left out."""
+        if sizes is None and not dropped:
             return self._full
-        kept = {self[name].leaf: np.arange(count) for name, count in sizes.items()}
+        gone = [range(self.block(name).first, self.block(name).result + 1) for name in dropped]
+        lost = tuple(f"{name}." for name in dropped)
+        kept = {self[name].leaf: np.arange(count) for name, count in (sizes or {}).items()}
         params = num_bytes = 0
         for name, value in self.context.state.items():
-            if name in self.trace.parameters and name not in self.trace.ties:
+            if name in self.trace.parameters and name not in self.trace.ties and not name.startswith(lost):
                 count = math.prod(size_after(axis, kept) for axis in value.dims)
                 params += count
                 num_bytes += count * self.trace.state[name].dtype.itemsize
-        macs = sum(math.prod(size_after(axis, kept) for axis in term) for term in self.context.macs)
+        macs = sum(
+            math.prod(size_after(axis, kept) for axis in term)
+            for term, node in zip(self.context.macs, self.context.mac_nodes, strict=True)
+            if not any(node in span for span in gone)
+        )
         return Size(params, macs, num_bytes)
 
     def unit_cost(self, group: str) -> Size:
@@ -114,8 +130,20 @@ class Graph:
         full, less = self.size(), self.size({group: self[group].size - 1})
         return Size(full.params - less.params, full.macs - less.macs, full.bytes - less.bytes)
 
-    def surgery(self, kept: Mapping[str, Tensor]) -> Surgery:
-        """Return what removing all but the `kept` positions of each group means, tensor by tensor."""
+    @cached_property
+    def blocks(self) -> tuple[Block, ...]:
+        """Residual blocks that can be left out as a whole, in the order in which they run."""
+        return find_blocks(self.trace, self.model)
+
+    def block(self, name: str) -> Block:
+        """Return a residual block by its module path; raises NameNotFound with near names."""
+        by_name = {block.name: block for block in self.blocks}
+        if name not in by_name:
+            raise NameNotFound.of("residual block", name, by_name)
+        return by_name[name]
+
+    def surgery(self, kept: Mapping[str, Tensor], dropped: Iterable[str] = ()) -> Surgery:
+        """Return what removing all but the `kept` positions of each group means, and leaving blocks out."""
         by_axis = self.kept(kept)
         edits: dict[str, dict[int, NDArray[np.int64]]] = {}
         for name, value in self.context.state.items():
@@ -127,24 +155,14 @@ class Graph:
         for norm in self.context.rescaled.values():
             growth = norm.axis.root().size / size_after(norm.axis, by_axis)
             if growth != 1:
-                scales[norm.weight] = (growth**0.5, norm.offset)
+                scales[norm.weight] = (growth**norm.power, norm.offset)
                 if norm.attribute is not None:
                     numbers[norm.attribute] = (norm.eps, norm.eps * growth)
-        return Surgery(edits, numbers, scales, by_axis)
+        skips = {name: (self.block(name).takes, self.block(name).wraps) for name in dropped}
+        return Surgery(edits, numbers, scales, skips, by_axis)
 
     def __str__(self) -> str:
-        size = self.size()
-        lines = [f"{len(self.groups)} groups, {size.params:,} parameters, {size.macs:,} MACs on the example inputs"]
-        for group in self.groups:
-            cost = self.unit_cost(group.name)
-            producers = ", ".join(m.param for m in group.members if m.role == "out" and m.is_parameter)
-            lines.append(
-                f"  {group.name}: {group.size} {group.kind}s, {len(group.members)} members; one costs "
-                f"{cost.params:,} parameters, {cost.macs:,} MACs; made by {producers or group.members[0].param}"
-            )
-        lines.extend(f"  {f.param} dim {f.dim} ({f.size}) is frozen: {f.reason}" for f in self.frozen)
-        lines.extend(f"  no rule for {op} at {', '.join(sorted(set(at)))}" for op, at in self.unknown.items())
-        return "\n".join(lines)
+        return describe(self)
 
 
 @dataclass(frozen=True)
@@ -154,12 +172,14 @@ class Surgery:
     edits: parameter or buffer -> dimension -> kept positions, ascending.
     attributes: `path.attribute` -> (value now, value then), for numbers that operations read from modules.
     scales: parameter -> (factor, offset): what is left of w becomes (w + offset) * factor - offset.
+    dropped: residual block -> (which argument it hands on instead, whether in a tuple of one).
     kept: axis -> kept positions, to translate any tensor of the trace.
     """
 
     edits: Mapping[str, Mapping[int, NDArray[np.int64]]]
     attributes: Mapping[str, tuple[float, float]]
     scales: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    dropped: Mapping[str, tuple[int | str, bool]] = field(default_factory=dict)
     kept: Mapping[Axis, NDArray[np.int64]] = field(default_factory=dict, repr=False)
 
 

@@ -35,6 +35,7 @@ def propagate(trace: Trace, training: Trace | None = None, inexact: Inexact = "f
 def _walk(ctx: Context) -> None:
     for node in ctx.trace.nodes:
         ctx.values.append(_visit(ctx, node))
+        ctx.mac_nodes.extend([node.index] * (len(ctx.macs) - len(ctx.mac_nodes)))
         if node.kind == "op":
             _write_through(ctx, node)
 

@@ -17,6 +17,9 @@ def command(
         list[str] | None,
         typer.Option("--input", metavar="1,3,32,32", help="Shape of an input; `1,16:int64` for indices; may repeat."),
     ] = None,
+    inexact: Annotated[
+        str, typer.Option(metavar="POLICY", help="Where a statistic counts units: forbid, compensate or allow.")
+    ] = "forbid",
     picture: Annotated[
         Path | None, typer.Option(metavar="FILE.svg", help="Draw what hangs together, layer by layer.")
     ] = None,
@@ -26,7 +29,7 @@ def command(
     from prunus.recipes import inspect_model
     from prunus.report import write_picture
 
-    found = inspect_model(model, shapes or [])
+    found = inspect_model(model, shapes or [], inexact)
     for table in found.tables:
         console().print(table)
     if picture is not None:

@@ -11,8 +11,8 @@ from prunus.granularity.kinds import (
     Vector,
     granularity,
 )
-from prunus.granularity.names import TargetSpec
-from prunus.granularity.targets import COUPLED, Part, Target, find_targets, group_targets, weight_targets
+from prunus.granularity.names import TargetSpec, as_list, read
+from prunus.granularity.targets import COUPLED, Part, Target, check_targets, find_targets, group_targets, weight_targets
 from prunus.granularity.units import MemberUnits, NMUnits, TileUnits, Units
 
 __all__ = [
@@ -32,8 +32,11 @@ __all__ = [
     "TileUnits",
     "Units",
     "Vector",
+    "as_list",
+    "check_targets",
     "find_targets",
     "granularity",
     "group_targets",
+    "read",
     "weight_targets",
 ]

@@ -13,7 +13,24 @@ from prunus.errors import InputError, NameNotFound
 
 TargetSpec: TypeAlias = str | Sequence[str] | Mapping[str, Any]
 
-_KEYS = ("type", "name", "exclude")
+KEYS = ("kind", "type", "name", "exclude")
+"""What a mapping of targets may hold."""
+
+
+@dataclass(frozen=True)
+class Spec:
+    """Targets as they were read: patterns, and None where nothing was said of types or kinds."""
+
+    names: tuple[str, ...] = ("*",)
+    types: tuple[str, ...] | None = None
+    kinds: tuple[str, ...] | None = None
+    exclude: tuple[str, ...] = ()
+    exclude_kinds: tuple[str, ...] = ()
+
+    @property
+    def speaks_of_kinds(self) -> bool:
+        """Whether it says something that only groups have."""
+        return self.kinds is not None or bool(self.exclude_kinds)
 
 
 @dataclass(frozen=True)
@@ -60,22 +77,52 @@ def catalogue(model: nn.Module) -> list[Entry]:
     return [_entry(tensors[key], names, owners[key]) for key, names in aliases.items()]
 
 
-def resolve(entries: Sequence[Entry], spec: TargetSpec) -> Selection:
-    """Find the parameters that a spec means.
+def read(spec: TargetSpec) -> Spec:
+    """Read targets.
 
-    spec: `*`, a pattern, a list of patterns, or a mapping with `type`, `name`, `exclude`.
-    Raises NameNotFound when a pattern or a type matches nothing, InputError when the spec has another form
-    or leaves nothing.
+    spec: `*`, a pattern, a list of patterns, or a mapping with `kind`, `type`, `name`, `exclude`; what is excluded is
+        a pattern, `{"kind": …}`, or a list of these.
+    Raises NameNotFound for an unknown key, InputError for another form.
     """
     fields = spec if isinstance(spec, Mapping) else {"name": spec}
     for key in fields:
-        if key not in _KEYS:
-            raise NameNotFound.of("key of targets", str(key), _KEYS)
-    candidates = _of_types(entries, _words("type", fields["type"])) if "type" in fields else list(entries)
-    patterns = _words("name", fields.get("name", "*"))
-    whole = "type" in fields and patterns == ["*"]
-    chosen = candidates if whole else _united(candidates, patterns)
-    excluded = [entry for pattern in _words("exclude", fields.get("exclude", [])) for entry in _hit(entries, pattern)]
+        if key not in KEYS:
+            raise NameNotFound.of("key of targets", str(key), KEYS)
+    names: list[str] = []
+    kinds: list[str] = []
+    for item in as_list(fields.get("exclude", [])):
+        if isinstance(item, Mapping):
+            for key in item:
+                if key != "kind":
+                    raise NameNotFound.of("key of exclude", str(key), ("kind",))
+            kinds.extend(_words("exclude", item.get("kind", [])))
+        else:
+            names.extend(_words("exclude", item))
+    return Spec(
+        names=tuple(_words("name", fields.get("name", "*"))),
+        types=tuple(_words("type", fields["type"])) if "type" in fields else None,
+        kinds=tuple(_words("kind", fields["kind"])) if "kind" in fields else None,
+        exclude=tuple(names),
+        exclude_kinds=tuple(kinds),
+    )
+
+
+def as_list(items: object) -> list[Any]:
+    """Return a list, or what stands alone as a list of one."""
+    return list(items) if isinstance(items, Sequence) and not isinstance(items, str) else [items]
+
+
+def resolve(entries: Sequence[Entry], spec: TargetSpec) -> Selection:
+    """Find the parameters that a spec means by names and types; see `read`.
+
+    Raises NameNotFound when a pattern or a type matches nothing, InputError when the spec has another form
+    or leaves nothing.
+    """
+    given = read(spec)
+    candidates = list(entries) if given.types is None else _of_types(entries, given.types)
+    whole = given.types is not None and given.names == ("*",)
+    chosen = candidates if whole else _united(candidates, given.names)
+    excluded = [entry for pattern in given.exclude for entry in _hit(entries, pattern)]
     out = frozenset(entry.name for entry in excluded)
     wanted = frozenset(entry.name for entry in chosen) - out
     if not wanted:

@@ -9,10 +9,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from prunus.errors import InputError
+from prunus.errors import InputError, NameNotFound
 from prunus.granularity.kinds import Granularity
 from prunus.granularity.kinds import granularity as read_granularity
-from prunus.granularity.names import Selection, TargetSpec, catalogue, resolve
+from prunus.granularity.names import Selection, Spec, TargetSpec, catalogue, read, resolve
 from prunus.granularity.units import MemberUnits, Units
 
 COUPLED = ("filter", "channel")
@@ -82,6 +82,10 @@ class GroupLike(Protocol):
         """The group's name."""
 
     @property
+    def kind(self) -> str:
+        """What its units are: channels, heads, …"""
+
+    @property
     def members(self) -> Sequence[MemberLike]:
         """Every tensor that loses positions with it."""
 
@@ -106,6 +110,16 @@ def find_targets(
     return weight_targets(model, granularity, targets)
 
 
+def check_targets(targets: TargetSpec, granularity: str | Granularity) -> None:
+    """Check what can be told of targets without a model; raises InputError or NameNotFound."""
+    kind = read_granularity(granularity).name
+    if read(targets).speaks_of_kinds and kind not in COUPLED:
+        raise InputError(
+            f"{targets!r} chooses by kind, but {kind} prunes weights by themselves; only filter and channel prune "
+            "groups, which have one"
+        )
+
+
 def weight_targets(model: nn.Module, granularity: str | Granularity, targets: TargetSpec = "*") -> list[Target]:
     """Resolve the targets to one `Target` per matching parameter, in the model's order, ties once.
 
@@ -113,10 +127,13 @@ def weight_targets(model: nn.Module, granularity: str | Granularity, targets: Ta
         pattern (fnmatch) names parameters or modules (then the weights inside); a pattern that matches
         weights means only those, so `fc1.*` leaves the bias alone and `*.bias` prunes biases. A list unites
         patterns. A mapping has `type` (module class names, subclasses count), `name` and `exclude`
-        (patterns or lists).
+        (patterns or lists); its `kind` is for coupled groups alone.
     Raises NameNotFound when a pattern or type matches nothing, InputError when a shape has no such units.
     """
     kind = read_granularity(granularity)
+    if read(targets).speaks_of_kinds:
+        check_targets(targets, kind)
+        raise InputError(f"targets {targets!r} choose by kind, which only a traced model's groups have; give its graph")
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
     entries = catalogue(model)
     wanted = resolve(entries, targets).wanted
@@ -135,23 +152,35 @@ def group_targets(
     granularity: `filter` scores the weights that make the unit (role `out`), `channel` those that read it
         (role `in`); where there is none, every parameter of the group. All members become parts, buffers too.
     targets: as in `weight_targets`; a group matches when one of its scored parameters does and none is
-        excluded.
+        excluded. `kind` takes only groups of these kinds, and `exclude` may hold `{"kind": …}`.
     model: the traced model, whose shapes and names are read; `graph.model` by default.
-    Raises NameNotFound when a pattern matches nothing, InputError when it matches no prunable group, or for
-    another granularity.
+    Raises NameNotFound when a pattern or a kind matches nothing, InputError when no prunable group is left, or
+    for another granularity.
     """
     kind = read_granularity(granularity).name
     if kind not in COUPLED:
         raise InputError(f"granularity is {kind!r}; coupled groups are pruned by 'filter' or 'channel'")
     model = _model_of(graph) if model is None else model
     shapes = _shapes(model)
-    coupled = [_group_target(group, "out" if kind == "filter" else "in", shapes) for group in graph.groups]
+    groups = _of_kinds(graph.groups, read(targets))
+    coupled = [_group_target(group, "out" if kind == "filter" else "in", shapes) for group in groups]
     if targets == "*":
         return coupled
     selected = _select(model, coupled, targets)
     if not selected:
         raise InputError(f"targets {targets!r} match no prunable group; see graph.frozen for what is frozen, and why")
     return selected
+
+
+def _of_kinds(groups: Sequence[GroupLike], spec: Spec) -> list[GroupLike]:
+    if not spec.speaks_of_kinds:
+        return list(groups)
+    known = dict.fromkeys(group.kind for group in groups)
+    for kind in (*(spec.kinds or ()), *spec.exclude_kinds):
+        if kind not in known:
+            raise NameNotFound.of("kind of group", kind, known)
+    wanted = set(known if spec.kinds is None else spec.kinds) - set(spec.exclude_kinds)
+    return [group for group in groups if group.kind in wanted]
 
 
 def _weight_target(kind: Granularity, name: str, shape: torch.Size) -> Target:

@@ -1,5 +1,6 @@
 """What will happen? The plan, its proof, its application to the user's own class, saving and loading."""
 
+from prunus.plans.fold import Folding, find_folding
 from prunus.plans.graph_model import GraphModel
 from prunus.plans.plan import Plan
 from prunus.plans.proof import Proof
@@ -8,4 +9,17 @@ from prunus.plans.store import load, save
 from prunus.plans.tensors import named_state
 from prunus.plans.verify import Verdict, verify
 
-__all__ = ["GraphModel", "Plan", "Proof", "Record", "Verdict", "load", "named_state", "record_of", "save", "verify"]
+__all__ = [
+    "Folding",
+    "GraphModel",
+    "Plan",
+    "Proof",
+    "Record",
+    "Verdict",
+    "find_folding",
+    "load",
+    "named_state",
+    "record_of",
+    "save",
+    "verify",
+]

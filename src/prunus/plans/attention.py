@@ -38,7 +38,8 @@ class ThinnedMultiheadAttention(nn.MultiheadAttention):
             self._heads(functional.linear(x, *p)) for x, p in zip((query, key, value), self._maps(), strict=True)
         )
         k, v, extra = self._extended(k, v)
-        mask = self._mask(attn_mask, key_padding_mask, q, extra)
+        hinted = is_causal and key_padding_mask is None and not need_weights  # torch then leaves the mask out, as here
+        mask = None if hinted else self._mask(attn_mask, key_padding_mask, q, extra)
         scale = self.head_dim**-0.5
         weights = None
         if need_weights:
@@ -49,7 +50,7 @@ class ThinnedMultiheadAttention(nn.MultiheadAttention):
             weights = weights.mean(1) if average_attn_weights else weights
         else:
             dropout = self.dropout if self.training else 0.0
-            mixed = functional.scaled_dot_product_attention(q, k, v, mask, dropout, scale=scale)
+            mixed = functional.scaled_dot_product_attention(q, k, v, mask, dropout, hinted, scale=scale)
         out = self.out_proj(mixed.transpose(1, 2).flatten(2))
         if not batched:
             return out.squeeze(0), None if weights is None else weights.squeeze(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from prunus.axes import Surgery
 from prunus.plans.attention import ThinnedMultiheadAttention
 from prunus.plans.changes import Number
+from prunus.plans.depth import Skipped
 from prunus.plans.tensors import Cut, named_state
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -28,7 +30,7 @@ _PROJECTIONS = ("q_proj_weight", "k_proj_weight", "v_proj_weight")
 
 def new_numbers(model: nn.Module, surgery: Surgery) -> list[Number]:
     """Return the attributes that must change: those that operations read, and those that describe weights."""
-    numbers = {path: after for path, (before, after) in surgery.attributes.items() if _number_at(model, path) == before}
+    numbers = {path: after for path, (before, after) in surgery.attributes.items() if _holds(model, path, before)}
     shapes = {name: _shape_after(tensor, surgery.edits.get(name)) for name, tensor in named_state(model).items()}
     for owner in dict.fromkeys(map(_owner, surgery.edits)):
         prefix = f"{owner}." if owner else ""
@@ -36,7 +38,11 @@ def new_numbers(model: nn.Module, surgery: Surgery) -> list[Number]:
         module = model.get_submodule(owner)
         split = int(numbers.get(f"{prefix}groups", getattr(module, "groups", 1)))
         numbers.update({f"{prefix}{name}": value for name, value in _described(module, own, split).items()})
-    return [*_settings(model, numbers), *_attentions(model, shapes)]
+    skips: list[Number] = []
+    for path, how in surgery.dropped.items():
+        parent, _, child = path.rpartition(".")
+        skips.append((model.get_submodule(parent), child, Skipped(*how)))
+    return [*_settings(model, numbers), *_attentions(model, shapes), *skips]
 
 
 def _settings(model: nn.Module, numbers: Mapping[str, Any]) -> list[Number]:
@@ -52,11 +58,13 @@ def _settings(model: nn.Module, numbers: Mapping[str, Any]) -> list[Number]:
     return list(out.values())
 
 
-def _number_at(model: nn.Module, path: str) -> Any:
-    """Return what `path` holds, or None where nothing is there; raises AttributeError where there is no such module."""
+def _holds(model: nn.Module, path: str, before: float) -> bool:
+    """Tell whether `path` holds a number, or None for a default epsilon; raises AttributeError where no module is."""
     owner, name, index = _place(model, path)
-    value = getattr(owner, name, None)
-    return value[index] if index is not None and isinstance(value, (tuple, list)) and index < len(value) else value
+    value = getattr(owner, name, math.nan)
+    if isinstance(value, (tuple, list)) and index is not None and index < len(value):
+        value = value[index]
+    return value == before or (value is None and isinstance(before, float))
 
 
 def _place(model: nn.Module, path: str) -> tuple[Any, str, int | None]:
@@ -97,6 +105,10 @@ def _attentions(model: nn.Module, shapes: Shapes) -> list[Number]:
                 out.append((module, "__class__", ThinnedMultiheadAttention))
                 # keeps torch's fused encoder layer, which knows dense shapes only, away
                 out.append((module, "_qkv_same_embed_dim", False))
+    narrowed = {id(module) for module, name, _ in out if name == "__class__"}
+    for module in model.modules():  # nor may whole encoders hand nested tensors to it
+        if isinstance(module, nn.TransformerEncoder) and any(id(m) in narrowed for m in module.modules()):
+            out.append((module, "use_nested_tensor", False))
     return out
 
 

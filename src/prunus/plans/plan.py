@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -10,12 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prunus.axes import Graph, Surgery, copied, trace, unwrapped
-from prunus.errors import CaptureError, InputError, NameNotFound, NothingToPrune, ProofError, naming
+from prunus.axes import Graph, Surgery, copied, facts_of, limits, units_of, unwrapped
+from prunus.errors import InputError, NameNotFound, NothingToPrune, ProofError, naming
+from prunus.plans.fold import Folding, find_folding
 from prunus.plans.graph_model import thinned_graph
-from prunus.plans.proof import Proof, apply_masks_, float64_code, float64_inputs, mask_, prove
+from prunus.plans.proof import Proof, apply_masks_, mask_
+from prunus.plans.proving import prove_plan
 from prunus.plans.record import Form, Record, attach, describe_inputs, record_of
-from prunus.plans.reference import is_inexact, reference
+from prunus.plans.reference import is_inexact
 from prunus.plans.surgery import check_same_model, thin_
 from prunus.plans.tensors import cut
 
@@ -27,12 +30,14 @@ class Plan:
     graph: the traced model. kept: group name -> int64 positions, ascending; groups that are absent keep all units.
     masks: parameter -> boolean, in the dense shape, False where an element is zero.
     provenance: how it was decided: criterion, ratio, seed; plain values.
+    dropped: residual blocks, by module path, that are left out as a whole; see `Graph.blocks`.
     """
 
     graph: Graph
     kept: Mapping[str, Tensor]
     masks: Mapping[str, Tensor] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    dropped: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name, positions in self.kept.items():
@@ -43,6 +48,8 @@ class Plan:
             shape = self.graph.trace.state[name].shape
             if mask.dtype != torch.bool or tuple(mask.shape) != shape:
                 raise InputError(f"the mask of {name} is {mask.dtype} {tuple(mask.shape)}; it must be bool {shape}")
+        for name in self.dropped:
+            self.graph.block(name)
         for names in self.graph.equal:
             counts = {name: len(self.kept.get(name, range(self.graph[name].size))) for name in names}
             if len(set(counts.values())) > 1:
@@ -55,9 +62,11 @@ class Plan:
         pruned: Mapping[str, Tensor],
         masks: Mapping[str, Tensor] | None = None,
         provenance: Mapping[str, Any] | None = None,
+        dropped: Sequence[str] = (),
     ) -> Plan:
         """Make a plan from boolean vectors, True where a unit of the group goes.
 
+        dropped: residual blocks that are left out as a whole.
         Raises NothingToPrune where neither a unit nor an element goes: the message lists what is frozen and why.
         """
         for name, flags in pruned.items():
@@ -66,9 +75,9 @@ class Plan:
                 raise InputError(f"pruned[{name!r}] is {flags.dtype} {tuple(flags.shape)}; it must be bool ({size},)")
         kept = {name: (~flags).nonzero().flatten().cpu() for name, flags in pruned.items() if bool(flags.any())}
         masks = {name: mask for name, mask in (masks or {}).items() if not bool(mask.all())}
-        if not kept and not masks:
+        if not kept and not masks and not dropped:
             raise NothingToPrune(nothing_to_prune(graph))
-        return cls(graph, kept, masks, provenance or {})
+        return cls(graph, kept, masks, provenance or {}, tuple(dropped))
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -81,57 +90,36 @@ class Plan:
 
     @cached_property
     def _surgery(self) -> Surgery:
-        return self.graph.surgery(self.kept)
+        return self.graph.surgery(self.kept, self.dropped)
 
     def mask(self, model: nn.Module) -> nn.Module:
-        """Return a copy of `model` in which everything that the plan removes is zero; shapes stay."""
+        """Return a copy of `model` in which all that the plan removes is zero; shapes stay, dropped blocks go."""
         model = unwrapped(model)
         check_same_model(model, self._shapes())
         masked = copied(model)
         with torch.no_grad():
             mask_(masked, self._surgery)
             apply_masks_(masked, self.masks)
+            thin_(masked, Surgery({}, {}, dropped=self._surgery.dropped))
         return masked
 
-    def prove(self, model: nn.Module) -> tuple[Proof, Form]:
+    def folding(self, model: nn.Module) -> Folding:
+        """Say which groups leave constants that `fold_constants=True` folds into biases, and why the others do not."""
+        check_same_model(model, self._shapes())
+        return find_folding(self.graph, self.kept, model)
+
+    def prove(self, model: nn.Module, *, fold_constants: bool = False) -> tuple[Proof, Form]:
         """Show that the thinned model computes what the masked one does.
 
+        fold_constants: as in `apply`; *masked* then keeps the constants of the units that can be folded.
         Returns the proof and the form in which it holds: `class` where the user's own class runs with fewer units,
         `graph` where its forward holds fixed numbers, so that the captured graph has to take its place.
         Raises ProofError where neither does.
         """
         model = unwrapped(model)
         check_same_model(model, self._shapes())
-        captured: list[Graph] = []
-
-        def in_float64(dense: nn.Module) -> Graph:
-            # captured anew, once: the first capture spells out the model's own dtype where code asks for it
-            if not captured:
-                with float64_code():
-                    inputs = float64_inputs(dense, self.graph)
-                    captured.append(trace(dense, *inputs, inexact=self.graph.context.inexact))
-            return captured[0]
-
-        def as_class(dense: nn.Module) -> nn.Module:
-            thin_(dense, self._surgery)
-            return dense
-
-        def as_graph(dense: nn.Module) -> nn.Module:
-            graph = in_float64(dense)
-            return thinned_graph(dense, graph, graph.surgery(self.kept))
-
-        def over_kept(masked: nn.Module) -> nn.Module:
-            graph = in_float64(masked)
-            return reference(masked, graph, graph.surgery(self.kept).kept)
-
-        refer = over_kept if is_inexact(self.graph, self._surgery.kept) else None
-        try:
-            return prove(model, self.graph, self._surgery, self.masks, as_class, refer), "class"
-        except ProofError as stiff:
-            try:
-                return prove(model, self.graph, self._surgery, self.masks, as_graph, refer), "graph"
-            except (ProofError, CaptureError):
-                raise stiff from None
+        folding = self.folding(model) if fold_constants else None
+        return prove_plan(model, self.graph, self.kept, self._surgery, self.masks, folding)
 
     def apply(
         self,
@@ -141,6 +129,7 @@ class Plan:
         also: Sequence[nn.Module] = (),
         inplace: bool = False,
         prove: bool = True,
+        fold_constants: bool = False,
     ) -> nn.Module:
         """Return the thinned model: fewer channels, the same state-dict keys, in the user's own class.
 
@@ -151,6 +140,8 @@ class Plan:
         inplace: thin `model` itself instead of a copy. Parameters keep their identity.
         prove: compare thinned and masked first (see `Plan.prove`); an error leaves everything as it was. Without it the
             class is taken at its word.
+        fold_constants: what removed units would still contribute as constants (biases, shifts of norms) goes into the
+            biases of the layers that read them, where that is exact; see `folding`.
         """
         if (optimizer is not None or also) and not inplace:
             what = "an optimizer" if optimizer is not None else "also="
@@ -160,20 +151,24 @@ class Plan:
         followers = [self._follower(i, each) for i, each in enumerate(also)]
         proof: Proof | None = None
         form: Form = "class"
+        folding = self.folding(model) if fold_constants else None
         if prove:
-            proof, form = self.prove(model)
+            proof, form = prove_plan(model, self.graph, self.kept, self._surgery, self.masks, folding)
         if form == "graph" and inplace:
             raise ProofError(
                 f"{type(model).__name__} holds fixed numbers, so it cannot be thinned in place; leave out inplace=True "
                 "to get its graph"
             )
         record = self._record(proof, form).after(record_of(model))
+        if folding:
+            record = replace(record, provenance={**record.provenance, "folded": list(folding.folded)})
         result = model if inplace else copied(model)
-        if form == "graph":
-            apply_masks_(result, self.masks)
-            result = thinned_graph(result, self.graph, self._surgery)
-        else:
-            thin_(result, self._surgery, optimizer, masks=self.thinned_masks(), also=followers)
+        with folding.folded_(result) if folding else nullcontext():
+            if form == "graph":
+                apply_masks_(result, self.masks)
+                result = thinned_graph(result, self.graph, self._surgery)
+            else:
+                thin_(result, self._surgery, optimizer, masks=self.thinned_masks(), also=followers)
         attach(result, record)
         return result
 
@@ -222,19 +217,22 @@ class Plan:
             inexact=is_inexact(self.graph, self._surgery.kept),
         )
 
-    def explain(self) -> str:
-        """Say in words what is kept, what it saves, and what could not be touched."""
-        before, after = self.graph.size(), self.graph.size(self.sizes)
+    def explain(self, *, fold_constants: bool = False) -> str:
+        """Say in words what is kept, what it saves, what could not be touched, and what can be folded."""
+        before, after = self.graph.size(), self.graph.size(self.sizes, self.dropped)
         lines = [
             f"parameters {before.params:,} -> {after.params:,} ({before.params / max(after.params, 1):.2f}x fewer), "
             f"MACs {before.macs:,} -> {after.macs:,} ({before.macs / max(after.macs, 1):.2f}x fewer)"
         ]
         for group in self.graph.groups:
             left = self.sizes.get(group.name, group.size)
-            lines.append(f"  {group.name}: keeps {left} of {group.size} {group.kind}s")
+            what = f"{left} of {group.size} {units_of(group)}"
+            lines.append(f"  {group.name}: keeps {what} ({facts_of(self.graph, group)})")
+        lines.extend(f"  {name}: left out, its input is handed on" for name in self.dropped)
         for name, mask in self.masks.items():
             lines.append(f"  {name}: {1 - float(mask.float().mean()):.1%} of its elements are zero")
-        lines.extend(f"  {f.param} dim {f.dim} is frozen: {f.reason}" for f in self.graph.frozen)
+        lines.extend(f"  {line}" for line in limits(self.graph))
+        lines.extend(str(self.folding(self.graph.model)).splitlines() if fold_constants else [])
         return "\n".join(lines)
 
     def __str__(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -23,19 +23,24 @@ def is_inexact(graph: Graph, kept: Kept) -> bool:
     return any(_changes(axes, kept) for axes in graph.context.approximate.values())
 
 
-def reference(masked: nn.Module, graph: Graph, kept: Kept) -> GraphModel:
+def reference(masked: nn.Module, graph: Graph, kept: Kept, dropped: Iterable[str]) -> GraphModel:
     """Return the masked model as a graph in which every such operation gathers, runs, and puts back between zeros.
 
     masked: the dense model, removed units zeroed; it is taken over. graph: traced from it or from its like.
+    dropped: residual blocks whose output becomes their input.
     """
     nodes = graph.trace.nodes
     inexact = {i for i, axes in graph.context.approximate.items() if _changes(axes, kept)}
+    skipped = {graph.block(name).result: graph.block(name).source for name in dropped}
     model = GraphModel(masked, graph, Surgery({}, {}))
     for place, step in enumerate(model._steps):
         if step.index in inexact:
             node = nodes[step.index]
             run = _over_kept(graph, node, kept)
             model._steps[place] = replace(step, target=run, args=tuple(node.refs()), kwargs={})
+        elif step.index in skipped:
+            model._steps[place] = replace(step, target=torch.clone, args=(Ref(skipped[step.index]),), kwargs={})
+    model._last_use = {}
     return model
 
 

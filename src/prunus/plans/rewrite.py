@@ -57,6 +57,7 @@ def rewritten(ctx: Context, node: Node, kept: Kept, varying: Varying) -> tuple[A
         args[position] = size_after(axis, kept)
     if node.index in ctx.rescaled:
         norm = ctx.rescaled[node.index]
+        args += [None] * (norm.position + 1 - len(args))  # an epsilon that was left to torch
         args[norm.position] = norm.eps * norm.axis.root().size / size_after(norm.axis, kept)
     if name in RESHAPES and isinstance(value, Value):
         return aten.reshape.default, (args[0], _open_sizes(value.dims, kept, varying)), {}
@@ -74,8 +75,8 @@ def rewritten(ctx: Context, node: Node, kept: Kept, varying: Varying) -> tuple[A
         return node.target, tuple(args), {**node.kwargs, "scale": ctx.pinned[node.index].root().size ** -0.5}
     if name in FACTORIES and isinstance(value, Value):
         args[FACTORIES[name]] = _sizes(value.dims, kept, varying)
-    if name == "repeat" and isinstance(value, Value):
-        args[1] = _repeats(ctx.value(args[0]), value, args[1], kept)
+    if name in ("repeat", "tile") and isinstance(value, Value):
+        args[1] = _repeats(ctx.value(args[0]), value, kept)
     return node.target, tuple(args), node.kwargs
 
 
@@ -102,8 +103,8 @@ def _expanded(source: Value, value: Value, kept: Kept, varying: Varying) -> list
     return sizes
 
 
-def _repeats(source: Value, value: Value, counts: Sequence[int], kept: Kept) -> list[int]:
-    lead = len(counts) - len(source.dims)
+def _repeats(source: Value, value: Value, kept: Kept) -> list[int]:
+    lead = len(value.dims) - len(source.dims)
     after = [size_after(axis, kept) for axis in value.dims]
     return [n if i < lead else n // size_after(source.dims[i - lead], kept) for i, n in enumerate(after)]
 

@@ -173,6 +173,7 @@ def _plan_as_json(record: Record) -> dict[str, Any]:
         "edits": edits,
         "shapes": {name: list(shape) for name, shape in record.shapes.items()},
         "attributes": {name: list(pair) for name, pair in record.surgery.attributes.items()},
+        "dropped": {name: list(how) for name, how in record.surgery.dropped.items()},
         "scales": {name: list(pair) for name, pair in record.surgery.scales.items()},
         "masks": {name: list(mask.shape) for name, mask in record.masks.items()},
         "provenance": dict(record.provenance),
@@ -186,12 +187,13 @@ def _plan_as_json(record: Record) -> dict[str, Any]:
 def _plan_from_json(plan: dict[str, Any], tensors: Mapping[str, Tensor]) -> Record:
     edits = {n: {d: plan["positions"][i] for d, i in edit.items()} for n, edit in plan["edits"].items()}
     attributes = {name: (before, after) for name, (before, after) in plan["attributes"].items()}
+    dropped = {name: (takes, wraps) for name, (takes, wraps) in plan.get("dropped", {}).items()}
     scales = {name: (factor, offset) for name, (factor, offset) in plan.get("scales", {}).items()}
     return Record(
         kept={name: tuple(positions) for name, positions in plan["kept"].items()},
         sizes=plan["sizes"],
         shapes={name: tuple(shape) for name, shape in plan["shapes"].items()},
-        surgery=Surgery(as_arrays(edits), attributes, scales),
+        surgery=Surgery(as_arrays(edits), attributes, scales, dropped),
         masks={name: _unpack(tensors[_MASK + name], shape) for name, shape in plan["masks"].items()},
         provenance=plan["provenance"],
         proof=Proof.from_dict(plan["proof"]) if plan["proof"] else None,

@@ -32,7 +32,13 @@ def thin_(
     changes = [_changes(each, surgery, masks or {}) for each in (model, *also)]
     state = named_state(model)
     slots = _cut_optimizer(optimizer, {state[name]: edit for name, edit in surgery.edits.items()})
+    gone = {p for name in surgery.dropped for p in model.get_submodule(name).parameters()}
     Changes.joined([*changes, Changes(slots=slots)]).make_()
+    if optimizer is not None:
+        for group in optimizer.param_groups:
+            group["params"] = [parameter for parameter in group["params"] if parameter not in gone]
+        for parameter in gone:
+            optimizer.state.pop(parameter, None)
 
 
 def _changes(model: nn.Module, surgery: Surgery, masks: Mapping[str, Tensor]) -> Changes:

@@ -22,8 +22,9 @@ from torch.utils import _pytree as pytree
 from prunus.axes import Surgery, trace
 from prunus.axes.trace import as_inputs
 from prunus.errors import CaptureError, InputError, ProofError
+from prunus.plans.float64 import float64_code
 from prunus.plans.graph_model import thinned_graph
-from prunus.plans.proof import TOLERANCE, float64_code
+from prunus.plans.proof import TOLERANCE, distance
 from prunus.plans.record import Form, Record, example_inputs, record_of
 from prunus.plans.store import read
 from prunus.plans.surgery import check_same_model, thin_
@@ -96,7 +97,7 @@ def verify(
     model = dense if isinstance(dense, nn.Module) else dense()
     if not isinstance(model, nn.Module):
         raise InputError(f"the dense factory returned {type(model).__name__}, not a torch.nn.Module")
-    if record is None or not record.surgery.edits:
+    if record is None or not (record.surgery.edits or record.surgery.dropped):
         return Verdict("no unit was removed, so there is nothing to compare")
     if record.inexact:
         return Verdict("a norm or a mean runs over fewer units than the masked model's (inexact='allow')", record.form)
@@ -158,6 +159,7 @@ def _difference(model: nn.Module, small: nn.Module, record: Record, inputs: Any,
         for dim, kept in edit.items():
             gone = np.setdiff1d(np.arange(state[name].shape[dim]), kept)
             state[name].data.index_fill_(dim, torch.from_numpy(gone).to(state[name].device), 0)
+    thin_(masked, Surgery({}, {}, dropped=record.surgery.dropped))
     device = next(iter(state.values())).device
     args, kwargs = _mapped(inputs, lambda x: _redrawn(x, generator).to(device), integers=True)
     try:
@@ -170,11 +172,8 @@ def _difference(model: nn.Module, small: nn.Module, record: Record, inputs: Any,
         raise ProofError(f"the thinned model does not run with these cuts: {_first_line(error)}") from error
     if not all(torch.isfinite(t).all() for t in want):
         return math.nan
-    if [t.shape for t in want] != [t.shape for t in got]:
-        return math.inf
-    largest = max((float(t.abs().max()) for t in want if t.numel()), default=0.0)
-    apart = max((float((a - b).abs().max()) for a, b in zip(want, got, strict=True) if a.numel()), default=0.0)
-    return apart / largest if largest else math.nan
+    apart, relative = distance(want, got)
+    return relative if apart or any(t.any() for t in want) else math.nan
 
 
 def _draw_(model: nn.Module, generator: torch.Generator) -> None:
@@ -231,7 +230,10 @@ def _sliced(tensor: Tensor, surgery: Surgery, name: str) -> Tensor:
 def _changed(model: nn.Module, record: Record, weights: Mapping[str, Tensor]) -> tuple[str, ...]:
     """List the saved tensors that are not bit for bit what the record makes of the dense weights."""
     found = []
+    gone = tuple(f"{name}." for name in record.surgery.dropped)
     for name, tensor in model.state_dict().items():
+        if name.startswith(gone):
+            continue
         want = _sliced(tensor, record.surgery, name).to(weights[name])
         if name in record.masks:
             want = want.masked_fill(~record.masks[name].to(want.device), 0)

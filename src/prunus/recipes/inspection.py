@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from rich.console import RenderableType
@@ -12,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor, nn
 
-from prunus.axes import Graph, trace
+from prunus.axes import Graph, Inexact, exactness_of, trace
 from prunus.costs import Costs, measure
 from prunus.errors import InputError
 from prunus.recipes.resolve import call, resolve
@@ -29,15 +30,17 @@ class Inspection:
     tables: tuple[RenderableType, ...]
 
 
-def inspect_model(name: str, shapes: Sequence[str]) -> Inspection:
+def inspect_model(name: str, shapes: Sequence[str], inexact: str = "forbid") -> Inspection:
     """Look at a model before anything is done to it.
 
     name: `module:function` or `file.py:function`. shapes: one per input, such as `1,3,32,32` or `1,16:int64`.
-    Raises InputError for a wrong name or shape, CaptureError where the model cannot be traced.
+    inexact: as in `trace`.
+    Raises InputError for a wrong name, shape or policy, CaptureError where the model cannot be traced.
     """
     model, args = build(name), examples(shapes)
-    graph = trace(model.eval(), args)
-    return Inspection(graph, (_groups(graph), _frozen(graph), _costs(measure(model, args)), summary(model)))
+    graph = trace(model.eval(), args, inexact=cast(Inexact, inexact))
+    equal = [_equal(graph)] if graph.equal else []
+    return Inspection(graph, (_groups(graph), *equal, _frozen(graph), _costs(measure(model, args)), summary(model)))
 
 
 def build(name: str) -> nn.Module:
@@ -73,12 +76,21 @@ def example(shape: str) -> Tensor:
 
 def _groups(graph: Graph) -> Table:
     table = Table(title=f"{len(graph.groups)} groups: what is removed together", title_justify="left")
-    for heading in ("group", "units", "kind", "members", "parameters per unit", "MACs per unit"):
-        table.add_column(heading, justify="left" if heading in ("group", "kind") else "right")
+    for heading in ("group", "units", "kind", "members", "parameters each", "MACs each", "removal is"):
+        words = heading in ("group", "kind", "removal is")
+        table.add_column(heading, justify="left" if words else "right", overflow="fold")
     for group in graph.groups:
         cost = graph.unit_cost(group.name)
         numbers = (str(len(group.members)), f"{cost.params:,}", f"{cost.macs:,}")
-        table.add_row(Text(group.name), str(group.size), group.kind, *numbers)
+        exactness = Text(exactness_of(graph.context, group))
+        table.add_row(Text(group.name), str(group.size), group.kind, *numbers, exactness)
+    return table
+
+
+def _equal(graph: Graph) -> Table:
+    table = Table("groups", title="must keep equally many units", title_justify="left")
+    for names in graph.equal:
+        table.add_row(Text(", ".join(names)))
     return table
 
 

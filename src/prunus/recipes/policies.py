@@ -34,6 +34,7 @@ def build_scheduler(
         graph=graph,
         stop=settings.stop,
         guard=None if words.guard is None else _guard(words.guard, dense),
+        fold_constants=words.fold_constants,
         steps_per_epoch=session.steps_per_epoch,
     )
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from torch import nn
 
 from prunus import oneshot
-from prunus.axes import Graph, trace
+from prunus.axes import Graph, exactness_of, trace, units_of
 from prunus.plans import Plan
 from prunus.recipes.opening import Opened
 from prunus.recipes.parts import find_parts
 from prunus.recipes.policies import final_ratio
-from prunus.recipes.schema import Policy
+from prunus.recipes.schema import Policy, Prune
 from prunus.recipes.session import TRACED
 from prunus.training import first_inputs
 
@@ -25,13 +25,14 @@ def preview(opened: Opened) -> str:
     parts = find_parts(recipe, opened.folders)
     model = parts.build_model().eval()
     example = tuple(x.to(parts.device) for x in first_inputs(parts.data.validation, "data.validation", TRACED))
-    graph = trace(model, example)
+    graph = trace(model, example, inexact=recipe.prune.inexact)
     plans = [_plan(graph, policy) for policy in recipe.prune.policies]
     lines = [f"plan of {recipe.name or recipe.model.factory} (nothing is written)"]
     for policy, plan in zip(recipe.prune.policies, plans, strict=True):
         lines.append(_headline(policy))
         lines += [f"  {line}" for line in _changes(graph, plan)]
-    return "\n".join([*lines, *_cost(graph, plans, model), *_frozen(graph)])
+    lines += _cost(graph, plans, model)
+    return "\n".join([*lines, *_exactness(recipe.prune, graph, plans, model), *_frozen(graph)])
 
 
 def _plan(graph: Graph, policy: Policy) -> Plan:
@@ -52,7 +53,9 @@ def _headline(policy: Policy) -> str:
 
 
 def _changes(graph: Graph, plan: Plan) -> list[str]:
-    groups = [f"{name}: keeps {left} of {graph[name].size} {graph[name].kind}s" for name, left in plan.sizes.items()]
+    groups = [
+        f"{name}: keeps {left} of {graph[name].size} {units_of(graph[name])}" for name, left in plan.sizes.items()
+    ]
     masks = [f"{name}: {1 - float(mask.double().mean()):.1%} zeros" for name, mask in plan.masks.items()]
     return groups + masks
 
@@ -70,6 +73,14 @@ def _cost(graph: Graph, plans: list[Plan], model: nn.Module) -> list[str]:
         f"{after.macs // TRACED:,} ({before.macs / max(1, after.macs):.2f}x fewer)"
     ]
     return [*lines, f"and {zeros:,} zeros among the weights"] if zeros else lines
+
+
+def _exactness(words: Prune, graph: Graph, plans: list[Plan], model: nn.Module) -> list[str]:
+    """Say what is not simply removed: what is made up for, and where constants go."""
+    names = dict.fromkeys(name for plan in plans for name in plan.sizes if graph[name].exactness != "exact")
+    lines = [f"{name} is {exactness_of(graph.context, graph[name])}" for name in names]
+    folded = [plan for plan in plans if words.fold_constants and plan.sizes]
+    return [f"inexact: {words.inexact}", *lines, *(str(plan.folding(model)) for plan in folded)]
 
 
 def _frozen(graph: Graph) -> list[str]:

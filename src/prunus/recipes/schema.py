@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
+from prunus.axes import Inexact
 from prunus.recipes import words
 
 VERSION = 1
@@ -134,6 +135,15 @@ class Prune(Loop):
     policies: Annotated[list[Policy], Field(min_length=1)]
     stop: list[Annotated[dict[str, Any], BeforeValidator(words.stop)]] = []
     guard: Guard | None = None
+    inexact: Annotated[Inexact, BeforeValidator(words.inexact)] = Field(
+        default="forbid", description="where a statistic counts the units: keep them all, or what may happen"
+    )
+    fold_constants: bool = Field(default=False, description="hand what pruned units carry to the biases of readers")
+
+    @model_validator(mode="after")
+    def _check(self) -> Prune:
+        words.coupled(self.fold_constants, self.inexact, [policy.granularity for policy in self.policies])
+        return self
 
 
 class Finish(_Part):

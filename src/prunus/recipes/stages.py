@@ -40,7 +40,7 @@ def find_structure(session: Session, model: nn.Module) -> Graph | None:
     coupled = [p for p in session.recipe.prune.policies if p.granularity in COUPLED]
     model.eval()
     try:
-        return trace(model, session.example)
+        return trace(model, session.example, inexact=session.recipe.prune.inexact)
     except CaptureError as error:
         if coupled:
             raise

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePath
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from pydantic import BaseModel
@@ -16,6 +16,7 @@ import prunus.allocation
 import prunus.criteria
 import prunus.granularity
 import prunus.schedules
+from prunus.axes import Inexact
 from prunus.errors import InputError, NameNotFound, RecipeError
 from prunus.recipes.resolve import split_name
 from prunus.training.evaluate import NAMED_METRICS
@@ -113,6 +114,22 @@ def policy(value: Mapping[str, Any]) -> None:
     _parse({"policies": [value]})
 
 
+def inexact(value: Any) -> Any:
+    """`forbid`, `compensate` or `allow`."""
+    choices = get_args(Inexact)
+    if _text(value, ", ".join(choices[:-1]) + f" or {choices[-1]}") not in choices:
+        raise NameNotFound.of("policy for statistics", value, choices)
+    return value
+
+
+def coupled(fold_constants: bool, inexact: str, granularities: Sequence[str]) -> None:
+    """Words about units that are removed ask for a policy that prunes some."""
+    kinds = [prunus.granularity.granularity(text).name for text in granularities]
+    asked = ["fold_constants: true"] * fold_constants + [f"inexact: {inexact}"] * (inexact != "forbid")
+    if asked and not set(kinds) & set(prunus.granularity.COUPLED):
+        raise InputError(f"`{asked[0]}` is about filters and channels, but the policies prune {', '.join(kinds)}")
+
+
 def stop(value: Any) -> Any:
     """`{sparsity: 0.9}`, `{macs: 0.33}`."""
     if not isinstance(value, dict):
@@ -122,14 +139,10 @@ def stop(value: Any) -> Any:
 
 
 def targets(value: Any) -> Any:
-    """A pattern, a list of patterns, or `{type: Conv2d, name: pattern, exclude: pattern}`."""
-    if isinstance(value, str) or (isinstance(value, list) and value and all(isinstance(v, str) for v in value)):
-        return value
-    if not isinstance(value, dict):
-        raise InputError("want a pattern, a list of patterns, or a mapping with type, name, exclude")
-    for key in value:
-        if key not in ("type", "name", "exclude"):
-            raise NameNotFound.of("key of targets", str(key), ("type", "name", "exclude"))
+    """A pattern, a list of patterns, or `{kind: ffn, type: Conv2d, name: pattern, exclude: pattern}`."""
+    if not isinstance(value, (str, list, dict)):
+        raise InputError("want a pattern, a list of patterns, or a mapping with kind, type, name, exclude")
+    prunus.granularity.read(value)
     return value
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from html import escape, unescape
 from pathlib import Path
 
-from prunus.axes import Graph
+from prunus.axes import Graph, units_of
 from prunus.report.svg import NUM_COLOURS
 from prunus.report.tracks import Dim, Picture, Row, Track, arrange
 from prunus.report.write import write_whole
@@ -163,7 +163,7 @@ def _line(track: Track, tops: Sequence[float], rows: Sequence[Row], at: _Columns
     x = at.x(track)
     ends = [_middle(rows[i], tops[i]) for i in (track.first, track.last)]
     members = "\n".join(f"{m.param} dim {m.dim}: {m.role}" for m in track.group.members)
-    words = f"{track.group.name}: {track.group.size} {track.group.kind}s\n{members}"
+    words = f"{track.group.name}: {track.group.size} {units_of(track.group)}\n{members}"
     return (
         f'<g class="c{track.colour}"><title>{escape(words)}</title>'
         f'<path class="track" d="M{x:.1f} {ends[0]:.1f} V{ends[1] + 0.01:.2f}"/></g>'
@@ -223,7 +223,7 @@ def _labels(graph: Graph, tracks: Sequence[Track], row: Row) -> str:
     for track in tracks:
         group = track.group
         name = "" if group.name == row.name else f"{group.name}: "
-        words = f'<tspan class="c{track.colour}">{escape(name)}{group.size} {group.kind}s</tspan>'
+        words = f'<tspan class="c{track.colour}">{escape(name)}{group.size} {units_of(group)}</tspan>'
         found.append(f'{words}<tspan class="faint">, {graph.unit_cost(group.name).params:,} parameters each</tspan>')
     return "   ".join(found)
 

@@ -9,7 +9,7 @@ from typing import Any
 from prunus.allocation import Allocator, allocator
 from prunus.criteria import Criterion, criterion
 from prunus.errors import InputError, NameNotFound, naming
-from prunus.granularity import COUPLED, NM, Granularity, TargetSpec, granularity
+from prunus.granularity import COUPLED, NM, Granularity, TargetSpec, check_targets, granularity
 from prunus.schedules.kinds import OneShot, Schedule, schedule
 
 
@@ -19,7 +19,7 @@ class Policy:
 
     granularity: `element`, `filter`, `2:4`, …, or an object. schedule: a mapping such as
         `{kind: agp, final: 0.5, end: 3ep}`, or an object.
-    targets: a name pattern, a list of them, or a mapping with type, name, exclude; `*` is every weight.
+    targets: a name pattern, a list of them, or a mapping with kind, type, name, exclude; `*` is every weight.
     criterion: `l1`, `l2`, … allocation: `uniform`, `global`, `{per_layer: {…}}`, `{threshold: {…}}`.
     round_to: filters and channels are kept in multiples of this.
     name: shown in the log, and the masks' source; the granularity by default.
@@ -37,6 +37,8 @@ class Policy:
     def __post_init__(self) -> None:
         with naming("granularity"):
             kind = granularity(self.granularity)
+        with naming("targets"):
+            check_targets(self.targets, kind)
         with naming("criterion"):
             _needs_nothing(criterion(self.criterion))
         with naming("allocation"):

@@ -16,6 +16,7 @@ from prunus.errors import InputError, NothingToPrune
 from prunus.granularity import find_targets
 from prunus.masks import MaskSet
 from prunus.plans import named_state
+from prunus.schedules.constants import fold_constants_
 from prunus.schedules.decide import Course, choose, masks_of
 from prunus.schedules.figures import check_quantities, figure
 from prunus.schedules.guard import AccuracyGuard, Snapshot, check_metrics
@@ -66,6 +67,8 @@ class PruningScheduler:
         are.
     stop: conditions looked at after every pruning; the first that is reached ends all pruning.
     guard: what may not get worse; see `AccuracyGuard`.
+    fold_constants: what units carry when they are pruned goes into the biases of the layers that read them, where
+        that is exact (`Plan.folding`); needs a graph.
     steps_per_epoch: needed for times inside an epoch, such as `0.5ep`.
     Raises NameNotFound where a policy matches nothing, InputError for whatever else is wrong with the
     arguments.
@@ -80,8 +83,11 @@ class PruningScheduler:
         graph: Graph | None = None,
         stop: Sequence[Stop] = (),
         guard: AccuracyGuard | None = None,
+        fold_constants: bool = False,
         steps_per_epoch: int | None = None,
     ) -> None:
+        if fold_constants and graph is None:
+            raise InputError("fold_constants needs to know who reads what; give the graph of `prunus.trace`")
         check_quantities([condition.quantity for condition in stop], graph)
         model = unwrapped(model)
         self.masks = MaskSet(model)
@@ -89,7 +95,7 @@ class PruningScheduler:
         self.epoch = 0
         self.steps = 0
         self._model, self._optimizer, self._graph = model, optimizer, graph
-        self._stop, self._guard = tuple(stop), guard
+        self._stop, self._guard, self._fold_constants = tuple(stop), guard, fold_constants
         self._courses = _courses(policies, model, graph, steps_per_epoch)
         self._reason: str | None = None
         self._reference = None if guard is None else guard.reference
@@ -215,6 +221,9 @@ class PruningScheduler:
         tensors = named_state(self._model)
         pruned = choose(course, fraction, tensors, () if self._graph is None else self._graph.equal)
         before = course.num_pruned
+        if self._fold_constants and self._graph is not None:
+            groups = {t.group: pruned[t.name] for t in course.targets if t.group is not None}
+            fold_constants_(self._model, self._graph, groups)
         self.masks.set_(course.name, masks_of(course, pruned, tensors))
         course.fraction, course.pruned = fraction, pruned
         if course.num_pruned > before:

@@ -4,20 +4,36 @@ A rule takes (context, node) and returns the node's Value (or one per result). R
 an operation without a rule freezes what it touches and is reported.
 """
 
-from prunus.axes.rules import contraction, factories, indexing, norm, pointwise, recurrent, reduction, shape, spatial
+from prunus.axes.rules import (
+    contraction,
+    experts,
+    factories,
+    indexing,
+    norm,
+    pointwise,
+    products,
+    recurrent,
+    reduction,
+    shape,
+    spatial,
+    transforms,
+)
 from prunus.axes.rules.registry import Rule, lookup, rule
 
 __all__ = [
     "Rule",
     "contraction",
+    "experts",
     "factories",
     "indexing",
     "lookup",
     "norm",
     "pointwise",
+    "products",
     "recurrent",
     "reduction",
     "rule",
     "shape",
     "spatial",
+    "transforms",
 ]

@@ -110,7 +110,7 @@ def matmul(ctx: Context, node: Node) -> Value:
         ctx.role(node.args[0], "out", "in")
     k = -2 if len(y.dims) > 1 else -1
     ctx.contract(x.dims[-1], x.zero[-1], y.dims[k], y.zero[k], node)
-    batch = _batched(ctx, node, Value(x.dims[:-2], x.zero[:-2]), Value(y.dims[:-2], y.zero[:-2]))
+    batch = batched(ctx, node, Value(x.dims[:-2], x.zero[:-2]), Value(y.dims[:-2], y.zero[:-2]))
     rows = (x.dims[-2:-1], x.zero[-2:-1])
     columns = (y.dims[-1:], y.zero[-1:]) if len(y.dims) > 1 else ((), ())
     if len(batch.dims) > 1 and not any(_is_weight(ctx, arg) for arg in node.args[:2]):  # attention, spelled out
@@ -143,7 +143,7 @@ def baddbmm(ctx: Context, node: Node) -> Value:
     return Value(dims, zero)
 
 
-def _batched(ctx: Context, node: Node, x: Value, y: Value) -> Value:
+def batched(ctx: Context, node: Node, x: Value, y: Value) -> Value:
     """Broadcast two lists of batch dimensions; a product is zero where either factor is."""
     rank = max(len(x.dims), len(y.dims))
     dims: list[Axis] = []

@@ -7,6 +7,8 @@ from prunus.axes.rules.pointwise import base_name
 from prunus.axes.rules.registry import rule
 from prunus.axes.trace import Node, Ref
 
+WINDOWS = [f"aten.{name}_window" for name in ("hann", "hamming", "blackman", "bartlett", "kaiser")]
+
 
 @rule("aten.zeros", "aten.new_zeros")
 def zeros(ctx: Context, node: Node) -> Value:
@@ -28,7 +30,7 @@ def constant(ctx: Context, node: Node) -> Value:
     return fresh(node.shape, zero=False)
 
 
-@rule("aten.arange", "aten.linspace", "aten.logspace", "aten.eye", "aten.tril_indices", "aten.triu_indices")
+@rule("aten.arange", "aten.linspace", "aten.logspace", "aten.eye", "aten.tril_indices", "aten.triu_indices", *WINDOWS)
 def counted(ctx: Context, node: Node) -> Value:
     """The value is the position's number."""
     return frozen(node.shape, because("its values are position numbers", node))

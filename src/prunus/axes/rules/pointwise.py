@@ -22,7 +22,7 @@ KEEPS_ZERO = frozenset([
     "softsign", "clone", "detach", "alias", "contiguous", "dropout", "feature_dropout", "alpha_dropout", "to",
     "_to_copy", "type_as", "lift_fresh_copy", "copy", "prelu", "positive", "nan_to_num", "add", "sub", "rsub",
     "hypot", "maximum", "minimum", "fmax", "fmin", "lerp", "where", "expand_as", "bernoulli", "zeros_like",
-    "real", "conj", "deg2rad", "rad2deg",
+    "real", "imag", "angle", "special_erfinv", "conj", "deg2rad", "rad2deg",
 ])
 # A single zero operand makes the product zero.
 MULTIPLIES = frozenset(["mul", "multiply", "__and__", "logical_and", "bitwise_and"])
@@ -37,7 +37,7 @@ UNTAGGED = frozenset([
     "detach", "to", "_to_copy", "where", "expand_as", "rand_like", "randn_like", "zeros_like", "ones_like",
     "full_like", "empty_like", "bernoulli", "fill", "copy", "prelu", "softplus", "relu6", "masked_fill", "celu",
     "hardswish", "hardtanh", "silu", "leaky_relu", "__and__", "__or__", "__xor__", "rrelu", "hardshrink",
-    "positive",
+    "positive", "floor_divide", "real", "imag", "angle", "log_sigmoid", "special_erfinv",
 ])
 # fmt: on
 

@@ -1,4 +1,4 @@
-"""Norms by the root of a mean of squares: which weight and which epsilon can make up for units that are gone."""
+"""Norms by a mean over units: which weight and which epsilon can make up for units that are gone."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from prunus.axes.planted import PlantedFloat
 from prunus.axes.rules.pointwise import base_name
 from prunus.axes.trace import Meta, Node, Ref
 
+RESHAPES = ("view", "reshape", "unsqueeze")
 CASTS = ("to", "_to_copy", "type_as", "contiguous", "clone", "float", "alias")
 
 
@@ -23,34 +24,51 @@ def of_operation(ctx: Context, node: Node, axis: Axis) -> Rescaled | None:
     attribute = _planted(ctx, node)
     if eps is None:  # torch's default is that of the dtype
         assert isinstance(node.value, Meta)
-        eps, attribute = torch.finfo(node.value.dtype).eps, f"{node.module}.eps".lstrip(".")
-    return Rescaled(axis, weight, 0.0, eps, node.index, 3, attribute)
+        own = node.value.dtype if node.value.dtype is torch.float64 else torch.float32  # halves are computed in float32
+        eps, attribute = torch.finfo(own).eps, f"{node.module}.eps".lstrip(".")
+    return Rescaled(axis, weight, 0.0, 0.5, eps, node.index, 3, attribute)
 
 
 def of_mean(ctx: Context, mean: Node, axis: Axis) -> Rescaled | None:
-    """Follow a mean of squares through `+ eps`, the root and the product with x to its weight, or give up."""
+    """Follow a mean through `+ eps` and the root or division that it ends in to a weight, or give up.
+
+    A mean of squares ends in a root (RMSNorm), a mean of norms in a division (global response normalisation).
+    """
     add = _only_user(ctx, mean, ("add",))
-    root = add and _only_user(ctx, add, ("rsqrt", "sqrt", "pow"))
-    scaled = root and _only_user(ctx, root, ("mul", "div"))
-    if add is None or root is None or scaled is None or not _is_inverse_root(root, scaled):
+    user = add and _only_user(ctx, add, ("rsqrt", "sqrt", "pow", "div"))
+    if add is None or user is None or mean.arg(1, "dim") is None:
         return None
+    if base_name(user.target) == "div":
+        power, scaled = 1.0, user if user.args[1] == Ref(add.index) else None
+    else:
+        power, scaled = 0.5, _scaled_by_root(ctx, user)
     eps = next((a for a in add.args if isinstance(a, float)), None)
-    weighted = _only_user(ctx, scaled, ("mul",))
-    if eps is None or weighted is None or mean.arg(1, "dim") is None:
+    weight = _weight_behind(ctx, scaled) if scaled else None
+    if eps is None or weight is None:
         return None
-    position = add.args.index(eps)
-    for arg in weighted.args:
+    return Rescaled(axis, *weight, power, eps, add.index, add.args.index(eps), _planted(ctx, add))
+
+
+def _scaled_by_root(ctx: Context, root: Node) -> Node | None:
+    """Return the product with, or the division by, a root, if x / root comes of it."""
+    name, scaled = base_name(root.target), _only_user(ctx, root, ("mul", "div"))
+    if scaled is None:
+        return None
+    if name == "sqrt":
+        return scaled if base_name(scaled.target) == "div" and scaled.args[1] == Ref(root.index) else None
+    return scaled if base_name(scaled.target) == "mul" and (name == "rsqrt" or root.args[1] == -0.5) else None
+
+
+def _weight_behind(ctx: Context, node: Node) -> tuple[str, float] | None:
+    """Pass products with activations over until one with a stored weight."""
+    user = _only_user(ctx, node, ("mul", "addcmul"))
+    if user is None:
+        return None
+    for arg in user.args if base_name(user.target) == "mul" else user.args[1:]:
         found = _stored_weight(ctx, arg)
         if found is not None:
-            return Rescaled(axis, *found, eps, add.index, position, _planted(ctx, add))
-    return None
-
-
-def _is_inverse_root(root: Node, scaled: Node) -> bool:
-    name = base_name(root.target)
-    if name == "sqrt":
-        return base_name(scaled.target) == "div" and Ref(root.index) == scaled.args[1]
-    return base_name(scaled.target) == "mul" and (name == "rsqrt" or root.args[1] == -0.5)
+            return found
+    return _weight_behind(ctx, user) if base_name(user.target) == "mul" else None
 
 
 def _only_user(ctx: Context, node: Node, names: Sequence[str]) -> Node | None:
@@ -69,7 +87,7 @@ def _only_user(ctx: Context, node: Node, names: Sequence[str]) -> Node | None:
 def _stored_weight(ctx: Context, arg: object) -> tuple[str, float] | None:
     """Return the parameter that is multiplied with, and what is added to it first: Gemma keeps its weight less one."""
     node = ctx.trace.nodes[arg.index] if isinstance(arg, Ref) else None
-    while node is not None and node.kind == "op" and base_name(node.target) in CASTS:
+    while node is not None and node.kind == "op" and base_name(node.target) in (*CASTS, *RESHAPES):
         node = ctx.trace.nodes[node.args[0].index]
     if node is None:
         return None

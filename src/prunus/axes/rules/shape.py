@@ -75,7 +75,7 @@ def transpose(ctx: Context, node: Node) -> Value:
     return _reorder(x, order)
 
 
-@rule("aten.t", "aten.numpy_T", "aten.mT", "aten.adjoint", "aten.movedim.int")
+@rule("aten.t", "aten.numpy_T", "aten.mT", "aten.mH", "aten.matrix_H", "aten.adjoint", "aten.movedim.int")
 def transpose_last(ctx: Context, node: Node) -> Value:
     """Reverse a matrix (or a batch of matrices), or move one dimension."""
     x = ctx.value(node.args[0])
@@ -107,10 +107,11 @@ def expand(ctx: Context, node: Node) -> Value:
     return Value(tuple(dims), tuple(zero))
 
 
-@rule("aten.repeat")
+@rule("aten.repeat", "aten.tile")
 def repeat(ctx: Context, node: Node) -> Value:
-    """Tile: copies vary slowest."""
-    x, counts = ctx.value(node.args[0]), node.args[1]
+    """Tile: copies vary slowest; `tile` may leave out leading counts of 1."""
+    x = ctx.value(node.args[0])
+    counts = [*(1 for _ in x.dims[len(node.args[1]) :]), *node.args[1]]
     lead = len(counts) - len(x.dims)
     dims, zero = [Axis(n) for n in counts[:lead]], [False] * lead
     for axis, flag, count in zip(x.dims, x.zero, counts[lead:], strict=True):
