@@ -13,12 +13,12 @@ from benchmarks.coverage.one import run_case  # noqa: E402
 
 # One of each kind of coupling, and quick: what CI has the time for. torchvision has tests of its own.
 IN_CI = """
-timm/beit_base_patch16_224 timm/coat_lite_tiny timm/convnextv2_atto timm/dla46_c timm/edgenext_xx_small
-timm/efficientvit_b0 timm/eva02_tiny_patch14_224 timm/ghostnet_050 timm/gmlp_ti16_224 timm/levit_128s
-timm/mixer_s16_224 timm/mobilevit_xxs timm/nf_resnet26 timm/poolformer_s12 timm/pvt_v2_b0 timm/regnety_002
+timm/beit_base_patch16_224 timm/coat_lite_tiny timm/convnext_atto timm/dla46_c timm/edgenext_xx_small
+timm/efficientvit_b0 timm/eva02_tiny_patch14_224 timm/ghostnet_050 timm/inception_next_atto timm/levit_128s
+timm/mixer_s16_224 timm/mobilenetv3_small_050 timm/mobilevit_xxs timm/poolformer_s12 timm/pvt_v2_b0 timm/regnety_002
 timm/repvit_m1 timm/res2next50 timm/resnest14d timm/skresnet18 timm/tiny_vit_5m_224 timm/vit_tiny_patch16_224
 timm/xcit_nano_12_p16_224 transformers/bart transformers/bert transformers/bloom transformers/clip
-transformers/falcon transformers/fnet transformers/gemma2 transformers/gpt2 transformers/llama transformers/mamba
+transformers/falcon transformers/fnet transformers/gemma2 transformers/gpt2 transformers/llama transformers/mamba2
 transformers/patchtst transformers/phi3 transformers/segformer transformers/t5 transformers/vit
 transformers/wav2vec2 transformers/whisper
 """
