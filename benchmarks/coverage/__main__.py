@@ -14,6 +14,7 @@ import json
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from fnmatch import fnmatch
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +32,24 @@ RESULT = ROOT / "benchmarks" / "results" / "coverage.md"
 def main() -> None:
     """Run what the store lacks."""
     options = arguments()
+    if options.page:
+        page(options)
+        return
     store = options.out or STORE / f"{'peer' if options.peer else 'screen' if options.screen else 'prunus'}.jsonl"
     wanted = [name for name in names() if any(fnmatch(name, f"*{pattern}*") for pattern in options.only or ["*"])]
     there = {line["case"] for line in read(store)}
-    sweep([name for name in wanted if name not in there], store, options)
+    # in random order, so that a sweep that is not done yet is a fair sample
+    order = sorted((name for name in wanted if name not in there), key=lambda name: sha256(name.encode()).digest())
+    sweep(order, store, options)
     if not options.screen and not options.only:
-        command = f"python -m benchmarks.coverage --jobs {options.jobs}"
-        page = markdown(list(read(STORE / "prunus.jsonl")), list(read(STORE / "peer.jsonl")), command, options.limit)
-        RESULT.write_text(page, encoding="utf-8")
+        page(options)
+
+
+def page(options: argparse.Namespace) -> None:
+    """Write the page of all that the stores hold."""
+    command = f"python -m benchmarks.coverage --jobs {options.jobs}"
+    lines, peer = list(read(STORE / "prunus.jsonl")), list(read(STORE / "peer.jsonl"))
+    RESULT.write_text(markdown(lines, peer, command, options.limit, len(list(names()))), encoding="utf-8")
 
 
 def sweep(cases: list[str], store: Path, options: argparse.Namespace) -> None:
@@ -91,6 +102,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--screen", action="store_true")
     parser.add_argument("--peer", action="store_true")
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--page", action="store_true", help="only write the page of what the stores hold")
     return parser.parse_args()
 
 

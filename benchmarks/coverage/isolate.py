@@ -12,6 +12,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from benchmarks.coverage.one import RELOADED, SCREEN, reload_here
+
 os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["benchmarks.coverage.preload"])
@@ -39,7 +41,37 @@ def run(case: str, kind: str, *, screen: bool, limit: float) -> dict[str, Any]:
             return broken(
                 case, "crash", f"{last_stage(heard)}: the process ended with {process.exitcode}: {why}", start
             )
-        return {**json.loads(answer.read_text(encoding="utf-8")), "wall": round(time.perf_counter() - start, 1)}
+        line = json.loads(answer.read_text(encoding="utf-8"))
+        for ratio, found in line["ratios"].items():
+            if Path(folder, ratio).is_dir() and found["status"] == "ok":
+                reload(case, Path(folder, ratio), found, limit)
+        return {**line, "wall": round(time.perf_counter() - start, 1)}
+
+
+def reload(case: str, folder: Path, found: dict[str, Any], limit: float) -> None:
+    """Load what a case left in a process that never saw its model, and note how far the outputs are."""
+    start = time.perf_counter()
+    process = SERVER.Process(target=reloaded, args=(case, str(folder)))
+    process.start()
+    process.join(limit)
+    process.kill()
+    process.join()
+    answer = folder / "answer"
+    difference = float(answer.read_text(encoding="utf-8")) if answer.is_file() else None
+    found["seconds"]["reload"], found["reload"] = round(time.perf_counter() - start, 3), difference
+    if difference is None:
+        found.update(status="crash", reason=f"reload: the process ended with {process.exitcode}", stage="reload")
+    elif not difference <= RELOADED:
+        found.update(status="wrong", reason=f"reloaded outputs differ by {difference:.1e}", stage="reload")
+
+
+def reloaded(case: str, folder: str) -> None:
+    """Load a case's model in this process, which was forked for it."""
+    import torch
+
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    Path(folder, "answer").write_text(str(reload_here(case, Path(folder))), encoding="utf-8")
 
 
 def isolated(kind: str, case: str, screen: bool, folder: str) -> None:
@@ -48,12 +80,12 @@ def isolated(kind: str, case: str, screen: bool, folder: str) -> None:
         os.dup2(said.fileno(), 1)
         os.dup2(said.fileno(), 2)
     import torch
-    from benchmarks.coverage.one import SCREEN
 
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     module = import_module(f"benchmarks.coverage.{kind}")
-    answer = json.dumps(module.run_case(case, **(SCREEN if screen and kind == "one" else {})))
+    options: dict[str, Any] = {} if kind != "one" else SCREEN if screen else {"keep": Path(folder)}
+    answer = json.dumps(module.run_case(case, **options))
     Path(folder, "answer").write_text(answer, encoding="utf-8")
 
 

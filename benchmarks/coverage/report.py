@@ -24,19 +24,21 @@ WORDS = {
 }
 
 
-def markdown(lines: Sequence[Line], peer: Sequence[Line], command: str, limit: float) -> str:
-    """Return the whole page. lines, peer: one per case, as the stores hold them."""
+def markdown(lines: Sequence[Line], peer: Sequence[Line], command: str, limit: float, total: int) -> str:
+    """Return the whole page. lines, peer: one per case, as the stores hold them; total: how many cases there are."""
     blocks = [
         f"# Coverage: {sum(map(covered, lines))} of {len(lines)} architectures ({share(lines)})",
         f"`{command}`; a process per case, one thread, {limit:.0f} s each. Covered: at ratios .3 and .5 the model is"
         " captured, thinned (at .5 by 20 % of its parameters or more), proved to 1e-10 in float64 by Prunus and by the"
-        " sweep on other inputs, trained one step, reloaded in a fresh process, exported to ONNX and checked there.",
+        " sweep on other inputs, trained one step, reloaded in a fresh process; one case in five, drawn at random, is"
+        " exported to ONNX at .5 and checked there."
+        + ("" if len(lines) == total else f" These are {len(lines)} of {total} cases, drawn at random."),
         "\n".join(f"* {name}: {value}" for name, value in environment().items()),
         "## By library",
         table(("", "cases", "covered", "", "own class", "graph", *WORDS), [by_library(lines, x) for x in SCOPES]),
         policies(lines),
-        f"{not_applicable(lines)} models cannot be exported to ONNX by torch even before they are thinned; for them"
-        " this stage does not count.",
+        f"{exported(lines)} cases went to ONNX; {not_applicable(lines)} more cannot be exported by torch even before"
+        " they are thinned, and for them this stage does not count.",
         "## Seconds",
         table(("stage", "median", "longest", "of"), seconds(lines)),
         "## What is not covered",
@@ -101,6 +103,11 @@ def by_library(lines: Sequence[Line], library: str) -> list[str]:
         str(forms["graph"]),
         *counts,
     ]
+
+
+def exported(lines: Sequence[Line]) -> int:
+    """Count the cases that were exported and agree in ONNX Runtime."""
+    return sum(any(f.get("onnx") not in (None, NOT_APPLICABLE) for f in line["ratios"].values()) for line in lines)
 
 
 def not_applicable(lines: Sequence[Line]) -> int:
