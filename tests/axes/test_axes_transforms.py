@@ -117,17 +117,6 @@ def test_what_is_transformed_freezes_and_names_operation_and_line(name: str) -> 
     assert not graph.unknown
 
 
-def test_weight_norm_loses_inputs_but_no_outputs() -> None:
-    """A row of zeros divided by its norm is not a number; columns of zeros leave the norm as it is."""
-    model = Net(lambda s, x: s.e(s.c(x).relu()), c=conv(3, 8), e=parametrizations.weight_norm(conv(8, 4)))
-    graph = check(model, images())
-    assert groups(graph) == {"c": (8, OWN | {"e.parametrizations.weight.original1:1"})}
-    model = Net(lambda s, x: s.e(s.c(x).relu()), c=parametrizations.weight_norm(conv(3, 8)), e=conv(8, 4))
-    graph = trace(generic_(model), images())
-    reason = graph.why("c.parametrizations.weight.original1", 0)
-    assert re.search(r"no direction; remove the weight norm first \(aten\._weight_norm", reason)
-
-
 def test_spectral_norm_loses_channels_on_both_sides() -> None:
     norm = parametrizations.spectral_norm
     model = Net(lambda s, x: s.e(s.d(s.c(x)).relu()), c=conv(3, 8), d=norm(conv(8, 6)), e=conv(6, 4)).eval()

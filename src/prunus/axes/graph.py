@@ -139,7 +139,12 @@ class Graph:
                 scales[norm.weight] = (growth**norm.power, norm.offset)
                 if norm.attribute is not None:
                     numbers[norm.attribute] = (norm.eps, norm.eps * growth)
-        return Surgery(edits, numbers, scales, by_axis)
+        return Surgery(edits, numbers, scales, by_axis, self._spared(edits))
+
+    def _spared(self, edits: Mapping[str, Mapping[int, NDArray[np.int64]]]) -> frozenset[tuple[str, int]]:
+        roles, ties = self.context.roles, self.trace.ties
+        cut = ((name, dim) for name, edit in edits.items() for dim in edit)
+        return frozenset((name, dim) for name, dim in cut if roles.get((ties.get(name, name), dim)) == "spared")
 
     def __str__(self) -> str:
         return describe(self)
@@ -153,12 +158,23 @@ class Surgery:
     attributes: `path.attribute` -> (value now, value then), for numbers that operations read from modules.
     scales: parameter -> (factor, offset): what is left of w becomes (w + offset) * factor - offset.
     kept: axis -> kept positions, to translate any tensor of the trace.
+    spared: (parameter, dimension) of edits that the masked model leaves as they are: rows that are divided by their
+        norm, 0/0 if they were zero, and silent as soon as their scale is.
     """
 
     edits: Mapping[str, Mapping[int, NDArray[np.int64]]]
     attributes: Mapping[str, tuple[float, float]]
     scales: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     kept: Mapping[Axis, NDArray[np.int64]] = field(default_factory=dict, repr=False)
+    spared: frozenset[tuple[str, int]] = frozenset()
+
+    @property
+    def zeroed(self) -> dict[str, dict[int, NDArray[np.int64]]]:
+        """The edits as the masked model has them: positions that are not kept are 0, spared dimensions left out."""
+        return {
+            name: {dim: kept for dim, kept in edit.items() if (name, dim) not in self.spared}
+            for name, edit in self.edits.items()
+        }
 
 
 def trace(

@@ -17,6 +17,7 @@ from prunus.axes.rules import (
     shape,
     spatial,
     transforms,
+    weight_norm,
 )
 from prunus.axes.rules.registry import Rule, lookup, rule
 
@@ -36,4 +37,5 @@ __all__ = [
     "shape",
     "spatial",
     "transforms",
+    "weight_norm",
 ]
