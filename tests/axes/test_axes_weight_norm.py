@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from axes.proving import Net, check, conv, generic_, groups, images, removal, thin
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, weight_norm
 
 import prunus
+from axes.proving import Net, check, conv, generic_, groups, images, removal, thin
 from prunus.axes import trace
 from prunus.granularity.targets import group_targets
 from prunus.plans import Plan, verify

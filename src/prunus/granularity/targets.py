@@ -206,9 +206,7 @@ def _group_target(group: GroupLike, role: str, shapes: Mapping[str, torch.Size])
     members = [member for member in group.members if member.role != "spared"]
     parameters = [member for member in members if member.is_parameter]
     scored = [m for m in parameters if m.role == role and len(shapes[m.param]) >= 2] or parameters
-    parts = [
-        Part(m.param, MemberUnits(shapes[m.param], m.dim, m.index), any(m is s for s in scored)) for m in members
-    ]
+    parts = [Part(m.param, MemberUnits(shapes[m.param], m.dim, m.index), any(m is s for s in scored)) for m in members]
     return Target(group.name, tuple(parts), group.name)
 
 

@@ -7,7 +7,6 @@ from prunus.axes.rules.pointwise import base_name
 from prunus.axes.rules.registry import Result, rule
 from prunus.axes.trace import Node, Ref
 
-
 COUNTS = "a norm counts it"
 
 
