@@ -141,6 +141,22 @@ def test_epsilon_and_weight_compose_over_two_plans_and_come_back_from_a_file(tmp
     assert torch.equal(again(x), small(x))
 
 
+def test_a_norm_of_groups_of_units_is_made_exact() -> None:
+    """As Mamba2's gated norm: each group has a mean of its own, and one weight spans all of them."""
+
+    def forward(self: nn.Module, x: Tensor) -> Tensor:
+        h = self.i(x).unflatten(-1, (3, -1))
+        scaled = h * torch.rsqrt(h.pow(2).mean(-1, keepdim=True) + 1e-2)
+        return self.o(self.weight * scaled.flatten(2))
+
+    parts = {"i": nn.Linear(5, WIDTH), "weight": nn.Parameter(torch.randn(WIDTH)), "o": nn.Linear(WIDTH, 3)}
+    model, x = generic_(Net(forward, **parts)).double(), torch.randn(2, 4, 5).double()
+    assert [group.size for group in trace(model, x).groups] == [3]
+    graph = trace(model, x, inexact="compensate")
+    assert sorted((group.size, group.exactness) for group in graph.groups) == [(3, "exact"), (4, "compensated")]
+    thin(graph, model, 0.5)
+
+
 def test_response_normalisation_is_made_exact() -> None:
     def forward(self: nn.Module, x: Tensor) -> Tensor:
         return self.o(self.r(torch.relu(self.i(x))))

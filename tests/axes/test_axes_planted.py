@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
-from axes.proving import Net, check, generic_, removal
+from axes.proving import Net, check, generic_, removal, thin
+from prunus.axes import trace
 from prunus.axes.planted import Attribute, Planted, PlantedFloat, planting
 from prunus.plans import Plan, record_of
 
@@ -175,3 +176,31 @@ def test_literal_in_the_code_gives_the_graph_instead() -> None:
     model = Net(lambda s, x: s.o(torch.relu(s.i(x)).view(2, 5, 10)), i=nn.Linear(6, 10), o=nn.Linear(10, 3))
     graph = check(model, sequences(), own_class=False)
     assert record_of(Plan.from_pruned(graph, removal(graph, 0.5, 0)).apply(model)).form == "graph"  # type: ignore[union-attr]
+
+
+class PartlyRotary(nn.Module):
+    """One width for queries and keys, of which a half turns in pairs, for values, and for a second set of values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head_dim = 8
+        self.q, self.k, self.v, self.u = (nn.Linear(6, 16) for _ in range(4))
+        self.o, self.p = nn.Linear(16, 6), nn.Linear(16, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v, u = (
+            m(x).view(*x.shape[:2], -1, self.head_dim).transpose(1, 2) for m in (self.q, self.k, self.v, self.u)
+        )
+        weights = (self.turned(q) @ self.turned(k).mT).softmax(-1)
+        return self.o((weights @ v).transpose(1, 2).flatten(2)) + self.p((weights @ u).transpose(1, 2).flatten(2))
+
+    def turned(self, x: Tensor) -> Tensor:
+        a, b, rest = x.split([2, 2, 4], -1)
+        return torch.cat([a - b, a + b, rest], -1)
+
+
+def test_widths_of_one_number_that_are_cut_alike_are_paired_piece_by_piece() -> None:
+    graph = trace(generic_(PartlyRotary()), sequences())
+    assert sorted(len(names) for names in graph.equal) == [3, 5]
+    assert not [frozen for frozen in graph.frozen if frozen.param[0] in "qkvu" and frozen.dim == 0]
+    thin(graph, PartlyRotary(), 0.5)

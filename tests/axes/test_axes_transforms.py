@@ -75,6 +75,11 @@ FREE: dict[str, tuple[Callable[..., Tensor], set[str]]] = {
     "movedim": (lambda s, x: s.l(s.c(x).movedim((1, 0), (-1, 1))), LAST),
     "broadcast_tensors": (wide_spread, READ | {"m:0"}),
     "tile": (lambda s, x: s.e(s.c(x).tile(2, 1)), READ),
+    "triangles": (lambda s, x: s.e(s.c(x).tril().triu(-1)).sum(1), READ),
+    "triangles keep zeros": (lambda s, x: s.c(x).tril().sum(1), OWN),
+    "diagonal": (lambda s, x: s.l(s.c(x).diagonal(1, 2, 3).mT), LAST),
+    "diagonal in front": (lambda s, x: s.l(s.c(x).diagonal(dim1=0, dim2=-1).transpose(0, 1).mT), LAST),
+    "embedded diagonal": (lambda s, x: s.l(s.c(x).mean(2).diag_embed(dim1=0, dim2=2)), LAST),
 }  # fmt: skip
 
 
@@ -105,6 +110,9 @@ TRAPS: dict[str, tuple[Callable[..., Tensor], str]] = {
     "inverse": (lambda s, x: s.e(torch.linalg.inv(s.c(x) + 3 * torch.eye(6))), "aten.linalg_inv"),
     "matrix exponential": (lambda s, x: s.e(torch.linalg.matrix_exp(s.c(x))), "aten.linalg_matrix_exp"),
     "rot90": (lambda s, x: s.c(x).rot90(1, (1, 2)).sum(1), "aten.rot90"),
+    "diagonal of channels": (lambda s, x: s.c(x).diagonal(dim1=1, dim2=2).sum(-1), "aten.diagonal"),
+    "triangle of channels": (lambda s, x: s.c(x).transpose(1, 2).tril().sum(2), "aten.tril"),
+    "channels on a diagonal": (lambda s, x: s.c(x).transpose(1, 3).diag_embed().sum(-1), "aten.diag_embed"),
     "random numbers": (lambda s, x: s.e(s.c(x) * torch.rand(8, 1, 1)), "aten.rand"),
 }  # fmt: skip
 
@@ -115,17 +123,6 @@ def test_what_is_transformed_freezes_and_names_operation_and_line(name: str) -> 
     graph = trace(generic_(network(forward)), images())
     assert re.search(rf"is frozen: .*{operation}[._\w]* at {HERE}", graph.why("c.weight", 0))
     assert not graph.unknown
-
-
-def test_weight_norm_loses_inputs_but_no_outputs() -> None:
-    """A row of zeros divided by its norm is not a number; columns of zeros leave the norm as it is."""
-    model = Net(lambda s, x: s.e(s.c(x).relu()), c=conv(3, 8), e=parametrizations.weight_norm(conv(8, 4)))
-    graph = check(model, images())
-    assert groups(graph) == {"c": (8, OWN | {"e.parametrizations.weight.original1:1"})}
-    model = Net(lambda s, x: s.e(s.c(x).relu()), c=parametrizations.weight_norm(conv(3, 8)), e=conv(8, 4))
-    graph = trace(generic_(model), images())
-    reason = graph.why("c.parametrizations.weight.original1", 0)
-    assert re.search(r"no direction; remove the weight norm first \(aten\._weight_norm", reason)
 
 
 def test_spectral_norm_loses_channels_on_both_sides() -> None:

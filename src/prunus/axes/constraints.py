@@ -62,14 +62,19 @@ def _equated(a: Axis, b: Axis, why: str) -> list[Pair]:
 
 
 def _matched(a: Axis, b: Axis) -> list[Pair]:
-    """Pair two leaves; a leaf against a sum is cut where the sum is, as the halves of rotary positions are."""
+    """Pair leaves, or the terms of two sums that are cut alike.
+
+    A leaf against a sum is cut where the sum is, as the halves of rotary positions are.
+    """
     if b.kind == "leaf":
         a, b = b, a
-    terms = flatten(b, "sum")
-    if a.kind != "leaf" or any(term.kind != "leaf" for term in terms):
+    own, terms = flatten(a, "sum"), flatten(b, "sum")
+    if any(term.kind != "leaf" for term in (*own, *terms)):
         return []
-    if len(terms) == 1:
-        return [(a, b)]
+    if [term.size for term in own] == [term.size for term in terms]:
+        return list(zip(own, terms, strict=True))
+    if a.kind != "leaf":
+        return []
     pieces = [Axis(term.size) for term in terms]
     unify(a, concat(pieces))
     return list(zip(pieces, terms, strict=True))

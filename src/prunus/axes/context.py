@@ -9,7 +9,7 @@ from typing import Literal
 from prunus.axes.algebra import Axis, AxisConflictError, unify
 from prunus.axes.trace import Meta, Node, Ref, Trace
 
-Role = Literal["out", "in", "scale"]
+Role = Literal["out", "in", "scale", "spared"]
 Inexact = Literal["forbid", "compensate", "allow"]
 """What may happen where removing a unit changes a statistic: nothing, only what can be made exact, or all."""
 
@@ -73,6 +73,7 @@ class Context:
     approximate: node index -> axes over which the operation runs with fewer units than the masked model has.
     pinned: attentions whose scale stays what the dense width of a head makes it, by node index.
     kinds: what an axis is to the operation that names it, such as `head`.
+    computed: weights made of parameters, by node index -> per dimension, the parameter that decides over it.
     """
 
     trace: Trace
@@ -91,6 +92,7 @@ class Context:
     approximate: dict[int, list[Axis]] = field(default_factory=dict)
     pinned: dict[int, Axis] = field(default_factory=dict)
     kinds: list[tuple[Axis, str]] = field(default_factory=list)
+    computed: dict[int, tuple[Ref, ...]] = field(default_factory=dict)
 
     def value(self, ref: Ref | None) -> Value:
         """Return the single value that a tensor argument refers to."""
@@ -138,12 +140,17 @@ class Context:
 
     def role(self, arg: object, *roles: Role) -> None:
         """Remember what a parameter's dimensions are to the operation that takes it as `arg`; the rest are `scale`."""
-        if isinstance(arg, Ref):
-            source = self.trace.nodes[arg.index]
-            if source.kind in ("parameter", "buffer") and isinstance(source.value, Meta):
+        if not isinstance(arg, Ref) or not isinstance(self.trace.nodes[arg.index].value, Meta):
+            return
+        for dim in range(len(self.trace.nodes[arg.index].shape)):
+            source = self.trace.nodes[self.decisive(arg, dim).index]
+            if source.kind in ("parameter", "buffer"):
                 name = self.trace.ties.get(source.target, source.target)
-                for dim in range(len(source.value.shape)):
-                    self.roles.setdefault((name, dim), roles[dim] if dim < len(roles) else "scale")
+                self.roles.setdefault((name, dim), roles[dim] if dim < len(roles) else "scale")
+
+    def decisive(self, arg: Ref, dim: int) -> Ref:
+        """Return what decides over a dimension of a weight: itself, or a parameter that it is computed from."""
+        return self.computed[arg.index][dim] if arg.index in self.computed else arg
 
 
 def because(why: str, node: Node) -> str:

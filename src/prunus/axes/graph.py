@@ -159,7 +159,12 @@ class Graph:
                 if norm.attribute is not None:
                     numbers[norm.attribute] = (norm.eps, norm.eps * growth)
         skips = {name: (self.block(name).takes, self.block(name).wraps) for name in dropped}
-        return Surgery(edits, numbers, scales, skips, by_axis)
+        return Surgery(edits, numbers, scales, skips, by_axis, self._spared(edits))
+
+    def _spared(self, edits: Mapping[str, Mapping[int, NDArray[np.int64]]]) -> frozenset[tuple[str, int]]:
+        roles, ties = self.context.roles, self.trace.ties
+        cut = ((name, dim) for name, edit in edits.items() for dim in edit)
+        return frozenset((name, dim) for name, dim in cut if roles.get((ties.get(name, name), dim)) == "spared")
 
     def __str__(self) -> str:
         return describe(self)
@@ -174,6 +179,8 @@ class Surgery:
     scales: parameter -> (factor, offset): what is left of w becomes (w + offset) * factor - offset.
     dropped: residual block -> (which argument it hands on instead, whether in a tuple of one).
     kept: axis -> kept positions, to translate any tensor of the trace.
+    spared: (parameter, dimension) of edits that the masked model leaves as they are: rows that are divided by their
+        norm, 0/0 if they were zero, and silent as soon as their scale is.
     """
 
     edits: Mapping[str, Mapping[int, NDArray[np.int64]]]
@@ -181,6 +188,15 @@ class Surgery:
     scales: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     dropped: Mapping[str, tuple[int | str, bool]] = field(default_factory=dict)
     kept: Mapping[Axis, NDArray[np.int64]] = field(default_factory=dict, repr=False)
+    spared: frozenset[tuple[str, int]] = frozenset()
+
+    @property
+    def zeroed(self) -> dict[str, dict[int, NDArray[np.int64]]]:
+        """The edits as the masked model has them: positions that are not kept are 0, spared dimensions left out."""
+        return {
+            name: {dim: kept for dim, kept in edit.items() if (name, dim) not in self.spared}
+            for name, edit in self.edits.items()
+        }
 
 
 def trace(

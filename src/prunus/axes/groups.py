@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,7 +23,8 @@ class Member:
     """One dimension of one parameter or buffer that a group runs through.
 
     param: state-dict name. dim: the dimension. role: `out` where the operation that reads it produces the group's
-    positions along `dim`, `in` where it consumes them, `scale` for one number per position (norms, biases).
+    positions along `dim`, `in` where it consumes them, `scale` for one number per position (norms, biases),
+    `spared` where it goes with the unit but must not be zeroed: rows that are divided by their own norm.
     index: int64 (group size, k): the k positions along `dim` that belong to each unit.
     """
 
@@ -96,8 +98,9 @@ def _kinds(ctx: Context, found: Mapping[Axis, list[Member]]) -> dict[Axis, str]:
     for axis, kind in sorted(ctx.kinds, key=lambda pair: KINDS.index(pair[1])):
         for leaf in axis.leaves():
             named.setdefault(leaf, kind)
-    conv = {n.args[1].index for n in ctx.trace.nodes if n.kind == "op" and "conv" in n.op}
-    convolved = {ctx.trace.nodes[i].target for i in conv}
+    kernels = [n.args[1] for n in ctx.trace.nodes if n.kind == "op" and "conv" in n.op]
+    made_of = {ref for kernel in kernels for ref in (kernel, *ctx.computed.get(kernel.index, ()))}
+    convolved = {ctx.trace.nodes[ref.index].target for ref in made_of}
     kinds = {}
     for leaf, members in found.items():
         if any(m.param in convolved and m.role == "out" for m in members):
@@ -143,8 +146,9 @@ def _names(found: Mapping[Axis, list[Member]]) -> dict[Axis, str]:
     taken: dict[str, int] = {}
     for leaf, members in found.items():
         lead = next((m for m in members if m.role == "out" and m.is_parameter), members[0])
-        module, _, attribute = lead.param.rpartition(".")
-        base = module if attribute == "weight" and module else lead.param
+        param = re.sub(r"parametrizations\.(\w+)\.original\d?$", r"\1", lead.param)
+        module, _, attribute = param.rpartition(".")
+        base = module if attribute in ("weight", "weight_g", "weight_v") and module else param
         taken[base] = taken.get(base, 0) + 1
         names[leaf] = base if taken[base] == 1 else f"{base}#{taken[base]}"
     return names

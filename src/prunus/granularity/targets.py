@@ -63,7 +63,7 @@ class MemberLike(Protocol):
 
     @property
     def role(self) -> str:
-        """`out`, `in`, `scale` or `buffer`."""
+        """`out`, `in`, `scale`, or `spared`, which no mask may zero."""
 
     @property
     def index(self) -> Tensor:
@@ -203,11 +203,10 @@ def _shapes(model: nn.Module) -> dict[str, torch.Size]:
 
 
 def _group_target(group: GroupLike, role: str, shapes: Mapping[str, torch.Size]) -> Target:
-    parameters = [member for member in group.members if member.is_parameter]
+    members = [member for member in group.members if member.role != "spared"]
+    parameters = [member for member in members if member.is_parameter]
     scored = [m for m in parameters if m.role == role and len(shapes[m.param]) >= 2] or parameters
-    parts = [
-        Part(m.param, MemberUnits(shapes[m.param], m.dim, m.index), any(m is s for s in scored)) for m in group.members
-    ]
+    parts = [Part(m.param, MemberUnits(shapes[m.param], m.dim, m.index), any(m is s for s in scored)) for m in members]
     return Target(group.name, tuple(parts), group.name)
 
 

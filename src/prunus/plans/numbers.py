@@ -24,6 +24,8 @@ _WEIGHTS = (
     "weight_orig",  # before weight_v, which spectral_norm has as well
     "weight_v",
     "running_mean",
+    "weight_ih_l0",
+    "weight_ih",
 )
 _PROJECTIONS = ("q_proj_weight", "k_proj_weight", "v_proj_weight")
 
@@ -131,6 +133,10 @@ def _described(module: nn.Module, shapes: Shapes, groups: int) -> dict[str, Any]
         return {"normalized_shape": tuple(weight)}
     if isinstance(module, nn.GroupNorm):
         return {"num_channels": weight[0]}
+    if isinstance(module, nn.RNNBase):
+        return {"input_size": weight[1], "hidden_size": weight[0] // {"LSTM": 4, "GRU": 3}.get(module.mode, 1)}
+    if isinstance(module, nn.RNNCellBase):
+        return {"input_size": weight[1]}
     if isinstance(module, nn.PReLU):
         return {"num_parameters": weight[0]}
     return {}

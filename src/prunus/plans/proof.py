@@ -176,9 +176,9 @@ def _first_line(error: Exception) -> str:
 
 
 def mask_(model: nn.Module, surgery: Surgery) -> None:
-    """Zero, in place, every element that the surgery would cut away."""
+    """Zero, in place, every element that the surgery would cut away, but for rows that it spares."""
     state = named_state(model)
-    for name, edit in surgery.edits.items():
+    for name, edit in surgery.zeroed.items():
         tensor = state[name]
         tensor.data.masked_fill_(~keep_mask(tensor.shape, edit).to(tensor.device), 0)
 

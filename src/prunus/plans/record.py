@@ -76,7 +76,8 @@ def _composed(first: Surgery, second: Surgery) -> Surgery:
     scales = {**first.scales, **second.scales}
     for name in first.scales.keys() & second.scales.keys():
         scales[name] = (first.scales[name][0] * second.scales[name][0], first.scales[name][1])
-    return Surgery(edits, attributes, scales, {**first.dropped, **second.dropped})
+    dropped = {**first.dropped, **second.dropped}
+    return Surgery(edits, attributes, scales, dropped, spared=first.spared | second.spared)
 
 
 def describe_inputs(graph: Graph) -> dict[str, Any]:

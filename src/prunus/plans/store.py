@@ -175,6 +175,7 @@ def _plan_as_json(record: Record) -> dict[str, Any]:
         "attributes": {name: list(pair) for name, pair in record.surgery.attributes.items()},
         "dropped": {name: list(how) for name, how in record.surgery.dropped.items()},
         "scales": {name: list(pair) for name, pair in record.surgery.scales.items()},
+        "spared": [list(pair) for pair in sorted(record.surgery.spared)],
         "masks": {name: list(mask.shape) for name, mask in record.masks.items()},
         "provenance": dict(record.provenance),
         "proof": record.proof.to_dict() if record.proof else None,
@@ -189,11 +190,12 @@ def _plan_from_json(plan: dict[str, Any], tensors: Mapping[str, Tensor]) -> Reco
     attributes = {name: (before, after) for name, (before, after) in plan["attributes"].items()}
     dropped = {name: (takes, wraps) for name, (takes, wraps) in plan.get("dropped", {}).items()}
     scales = {name: (factor, offset) for name, (factor, offset) in plan.get("scales", {}).items()}
+    spared = frozenset((name, dim) for name, dim in plan.get("spared", ()))
     return Record(
         kept={name: tuple(positions) for name, positions in plan["kept"].items()},
         sizes=plan["sizes"],
         shapes={name: tuple(shape) for name, shape in plan["shapes"].items()},
-        surgery=Surgery(as_arrays(edits), attributes, scales, dropped),
+        surgery=Surgery(as_arrays(edits), attributes, scales, dropped, spared=spared),
         masks={name: _unpack(tensors[_MASK + name], shape) for name, shape in plan["masks"].items()},
         provenance=plan["provenance"],
         proof=Proof.from_dict(plan["proof"]) if plan["proof"] else None,

@@ -155,7 +155,7 @@ def _difference(model: nn.Module, small: nn.Module, record: Record, inputs: Any,
     state = named_state(masked)
     for name, tensor in named_state(small).items():
         tensor.data = _sliced(state[name], record.surgery, name)
-    for name, edit in record.surgery.edits.items():
+    for name, edit in record.surgery.zeroed.items():
         for dim, kept in edit.items():
             gone = np.setdiff1d(np.arange(state[name].shape[dim]), kept)
             state[name].data.index_fill_(dim, torch.from_numpy(gone).to(state[name].device), 0)

@@ -9,6 +9,7 @@ from prunus.axes.rules import (
     experts,
     factories,
     indexing,
+    losses,
     norm,
     pointwise,
     products,
@@ -17,6 +18,7 @@ from prunus.axes.rules import (
     shape,
     spatial,
     transforms,
+    weight_norm,
 )
 from prunus.axes.rules.registry import Rule, lookup, rule
 
@@ -27,6 +29,7 @@ __all__ = [
     "factories",
     "indexing",
     "lookup",
+    "losses",
     "norm",
     "pointwise",
     "products",
@@ -36,4 +39,5 @@ __all__ = [
     "shape",
     "spatial",
     "transforms",
+    "weight_norm",
 ]

@@ -36,12 +36,36 @@ def counted(ctx: Context, node: Node) -> Value:
     return frozen(node.shape, because("its values are position numbers", node))
 
 
-@rule("aten.tril", "aten.triu", "aten.diagonal", "aten.diag_embed")
-def diagonal(ctx: Context, node: Node) -> Value:
-    """The last two dimensions are compared by position number."""
+NUMBERED = "positions are compared by number"
+
+
+@rule("aten.tril", "aten.triu")
+def triangle(ctx: Context, node: Node) -> Value:
+    """Zero one side of the diagonal of the last two dimensions; the others are a batch of matrices."""
     x = ctx.value(node.args[0])
-    ctx.freeze(x.dims, "positions are compared by number", node)
-    return frozen(node.shape, because("positions are compared by number", node))
+    ctx.freeze(x.dims[-2:], NUMBERED, node)
+    return x
+
+
+@rule("aten.diagonal")
+def diagonal(ctx: Context, node: Node) -> Value:
+    """Take the diagonal of two dimensions, which comes last."""
+    x, rank = ctx.value(node.args[0]), len(node.shape) + 1
+    pair = {node.arg(2, "dim1", 0) % rank, node.arg(3, "dim2", 1) % rank}
+    ctx.freeze([x.dims[i] for i in pair], NUMBERED, node)
+    rest, last = [i for i in range(rank) if i not in pair], frozen(node.shape[-1:], because(NUMBERED, node))
+    return Value((*(x.dims[i] for i in rest), *last.dims), (*(x.zero[i] for i in rest), *last.zero))
+
+
+@rule("aten.diag_embed")
+def embedded_diagonal(ctx: Context, node: Node) -> Value:
+    """Put the last dimension on the diagonal of two new ones."""
+    x, rank = ctx.value(node.args[0]), len(node.shape)
+    pair = {node.arg(2, "dim1", -2) % rank, node.arg(3, "dim2", -1) % rank}
+    ctx.freeze(x.dims[-1], NUMBERED, node)
+    new, rest = frozen(node.shape, because(NUMBERED, node)), iter(zip(x.dims, x.zero, strict=True))
+    dims, zero = zip(*((new.dims[i], True) if i in pair else next(rest) for i in range(rank)), strict=True)
+    return Value(dims, zero)
 
 
 HANDED_ON = ("to", "_to_copy", "contiguous", "clone", "detach", "alias", "lift_fresh_copy")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from prunus.axes.algebra import Axis, product
-from prunus.axes.context import Context, Value, because, frozen
+from prunus.axes.context import Context, Value, because, frozen, frozen_result
 from prunus.axes.rules.factories import is_all_zero
 from prunus.axes.rules.pointwise import base_name
 from prunus.axes.rules.registry import Result, rule
@@ -263,3 +263,10 @@ def embedding_bag(ctx: Context, node: Node) -> Result:
     assert values[0]
     values[0] = Value((values[0].dims[0], w.dims[1]), (False, w.zero[1]))
     return tuple(values)
+
+
+@rule("aten.nonzero", "aten.nonzero_numpy", "aten.argwhere")
+def places(ctx: Context, node: Node) -> Result:
+    """The numbers of the positions that are not zero."""
+    ctx.freeze(ctx.value(node.args[0]).dims, "its positions are numbered", node)
+    return frozen_result(node, "its positions are numbered")

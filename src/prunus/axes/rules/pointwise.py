@@ -25,11 +25,11 @@ KEEPS_ZERO = frozenset([
     "real", "imag", "angle", "special_erfinv", "conj", "deg2rad", "rad2deg",
 ])
 # A single zero operand makes the product zero.
-MULTIPLIES = frozenset(["mul", "multiply", "__and__", "logical_and", "bitwise_and"])
+MULTIPLIES = frozenset(["mul", "__and__", "logical_and", "bitwise_and"])
 # Infinite or undefined at 0: the masked model would hold inf or nan where the thinned one holds nothing.
 SINGULAR = frozenset([
     "log", "log2", "log10", "reciprocal", "rsqrt", "logit", "digamma", "lgamma", "acosh", "remainder", "fmod",
-    "addcdiv",
+    "addcdiv", "xlogy",
 ])
 # Pointwise, though torch does not tag them so.
 UNTAGGED = frozenset([
@@ -37,14 +37,27 @@ UNTAGGED = frozenset([
     "detach", "to", "_to_copy", "where", "expand_as", "rand_like", "randn_like", "zeros_like", "ones_like",
     "full_like", "empty_like", "bernoulli", "fill", "copy", "prelu", "softplus", "relu6", "masked_fill", "celu",
     "hardswish", "hardtanh", "silu", "leaky_relu", "__and__", "__or__", "__xor__", "rrelu", "hardshrink",
-    "positive", "floor_divide", "real", "imag", "angle", "log_sigmoid", "special_erfinv",
+    "positive", "floor_divide", "real", "imag", "angle", "log_sigmoid", "special_erfinv", "conj", "exponential",
+    "uniform", "normal", "random", "log_normal", "cauchy", "geometric",
 ])
+# Other names of the same operations; torch tags none of them.
+ALIASES = {
+    "multiply": "mul", "subtract": "sub", "divide": "div", "true_divide": "div", "negative": "neg",
+    "absolute": "abs", "fix": "trunc", "greater": "gt", "greater_equal": "ge", "less": "lt", "less_equal": "le",
+    "not_equal": "ne", "arcsin": "asin", "arcsinh": "asinh", "arccos": "acos", "arccosh": "acosh",
+    "arctan": "atan", "arctanh": "atanh", "arctan2": "atan2", "clip": "clamp", "_conj": "conj",
+    "resolve_conj": "conj", "conj_physical": "conj", "_neg_view": "neg", "resolve_neg": "alias",
+    "special_expm1": "expm1", "special_log1p": "log1p", "special_erf": "erf", "special_erfc": "erfc",
+    "special_expit": "sigmoid", "special_exp2": "exp2", "special_logit": "logit", "special_psi": "digamma",
+    "special_digamma": "digamma", "special_gammaln": "lgamma", "special_round": "round", "special_xlogy": "xlogy",
+}
 # fmt: on
 
 
 def is_pointwise(target: Any) -> bool:
     """Tell whether an operator works element by element."""
-    return torch.Tag.pointwise in getattr(target, "tags", ()) or base_name(target) in UNTAGGED
+    name = base_name(target)
+    return torch.Tag.pointwise in getattr(target, "tags", ()) or name in UNTAGGED or name in ALIASES
 
 
 def base_name(target: Any) -> str:
@@ -82,10 +95,11 @@ def pointwise(ctx: Context, node: Node) -> Value:
 def _zero_rule(ctx: Context, node: Node, inputs: Sequence[Value]) -> Callable[[list[tuple[Value, int]]], bool]:
     """Return the function that decides whether zeros along a dimension survive the operation."""
     name = base_name(node.target)
+    name = ALIASES.get(name, name)
     numbers = [a for a in node.args if isinstance(a, (int, float)) and not isinstance(a, bool)]
     if name in MULTIPLIES:
         return lambda group: any(v.zero[i] for v, i in group)
-    if name in ("div", "true_divide", "divide", "floor_divide"):
+    if name in ("div", "floor_divide"):
         return _division(ctx, node)
     if name in SINGULAR or (name == "pow" and not _positive_power(node)):
         for value in inputs:
@@ -95,7 +109,7 @@ def _zero_rule(ctx: Context, node: Node, inputs: Sequence[Value]) -> Callable[[l
                 node,
             )
         return lambda group: False
-    if name in ("clamp", "clip", "hardtanh", "clamp_min", "clamp_max"):
+    if name in ("clamp", "hardtanh", "clamp_min", "clamp_max"):
         safe = _clamp_keeps_zero(node, name)
     elif name == "masked_fill":
         safe = isinstance(node.args[2], (int, float)) and node.args[2] == 0
@@ -105,7 +119,7 @@ def _zero_rule(ctx: Context, node: Node, inputs: Sequence[Value]) -> Callable[[l
     elif name in ("add", "sub", "rsub", "where", "maximum", "minimum"):
         safe = not any(numbers)
     else:
-        safe = name in KEEPS_ZERO
+        safe = name in KEEPS_ZERO and not node.op.startswith("aten.bernoulli_")  # which overwrites what it is given
     considered = [v for v in inputs if name != "where" or v is not inputs[0]]
 
     def all_zero(group: list[tuple[Value, int]]) -> bool:

@@ -9,7 +9,7 @@ from prunus.axes.rules.rms import of_mean
 from prunus.axes.trace import Meta, Node
 
 COUNTS = ("aten.mean", "aten.var", "aten.std")
-SUMS = ("aten.sum", "aten.linalg_vector_norm", "aten.norm", "aten.nansum", "aten.count_nonzero")
+SUMS = ("aten.sum", "aten.linalg_vector_norm", "aten.linalg_norm", "aten.norm", "aten.nansum", "aten.count_nonzero")
 
 
 @rule(
@@ -17,13 +17,13 @@ SUMS = ("aten.sum", "aten.linalg_vector_norm", "aten.norm", "aten.nansum", "aten
     "aten.max.default",
     "aten.min.default", "aten.var", "aten.std", "aten.var_mean", "aten.std_mean", "aten.argmax", "aten.argmin",
     "aten.any", "aten.all", "aten.logsumexp", "aten.linalg_vector_norm", "aten.norm", "aten.prod", "aten.median",
-    "aten.count_nonzero",
+    "aten.count_nonzero", "aten.aminmax", "aten.linalg_norm",
 )  # fmt: skip
 def reduce(ctx: Context, node: Node) -> Result:
     """Reduce dimensions; zeros along the remaining ones stay zero for the reductions that map 0 to 0."""
     x = ctx.value(node.args[0])
     reduced = _reduced_dims(node, len(x.dims))
-    adds = node.op.startswith(SUMS) and _is_a_sum_of_powers(node)
+    adds = node.op.startswith(SUMS) and _is_a_sum_of_powers(node, len(reduced))
     for dim in reduced:
         if not (adds and x.zero[dim]):
             _reduce_away(ctx, node, x, dim, adds, len(reduced))
@@ -65,23 +65,28 @@ def _reduced_dims(node: Node, rank: int) -> set[int]:
     return {d % rank for d in ([dim] if isinstance(dim, int) else dim)}
 
 
-def _is_a_sum_of_powers(node: Node) -> bool:
-    """A p-norm is one for finite p > 0; the maximum norm and the count of the 0-norm are orders and counts."""
+def _is_a_sum_of_powers(node: Node, num_reduced: int) -> bool:
+    """A p-norm is one for finite p > 0; the maximum norm and the count of the 0-norm are orders and counts.
+
+    Over two dimensions, `linalg.norm` of a given order is that of a matrix.
+    """
     if "norm" not in node.op:
         return True
     p = node.arg(1, "ord" if "linalg" in node.op else "p", 2)
+    if node.op.startswith("aten.linalg_norm") and (p is None or num_reduced > 1):
+        return p is None
     return isinstance(p, (int, float)) and 0 < p < float("inf")
 
 
 @rule(
     "aten.softmax.int", "aten._softmax", "aten.log_softmax.int", "aten._log_softmax", "aten.cumsum", "aten.cumprod",
-    "aten.sort", "aten.argsort", "aten.topk", "aten.logcumsumexp", "aten.cummax", "aten.diff",
+    "aten.sort", "aten.argsort", "aten.topk", "aten.logcumsumexp", "aten.cummax", "aten.diff", "aten.msort",
 )  # fmt: skip
 def scan(ctx: Context, node: Node) -> Result:
     """Mix along one dimension, which keeps all its positions; the others pass."""
     x = ctx.value(node.args[0])
     dim = node.arg(2 if "topk" in node.op or "diff" in node.op else 1, "dim", -1)
-    dim = -1 if isinstance(dim, bool) else dim
+    dim = 0 if "msort" in node.op else -1 if isinstance(dim, bool) else dim
     ctx.freeze(x.dims[dim], "its positions are mixed or ordered", node)
     metas = node.value if isinstance(node.value, tuple) else (node.value,)
     values = []
@@ -91,5 +96,18 @@ def scan(ctx: Context, node: Node) -> Result:
         if meta.shape[dim] != dims[dim].size:
             dims[dim] = Axis(meta.shape[dim])
             ctx.freeze(dims[dim], "its positions are mixed or ordered", node)
-        values.append(Value(tuple(dims), tuple(z and node.op == "aten.cumsum" for z in x.zero)))
+        values.append(Value(tuple(dims), tuple(z and node.op in ("aten.cumsum", "aten.msort") for z in x.zero)))
     return tuple(values) if isinstance(node.value, tuple) else values[0]
+
+
+@rule("aten.kthvalue", "aten.mode")
+def order_statistic(ctx: Context, node: Node) -> tuple[Value, Value]:
+    """Take one position of a dimension by its rank or its frequency: the value, 0 among zeros, and where it stood."""
+    x = ctx.value(node.args[0])
+    dim = node.arg(2 if "kth" in node.op else 1, "dim", -1) % len(x.dims)
+    ctx.freeze(x.dims[dim], "its positions are compared", node)
+    assert isinstance(node.value, tuple)
+    assert node.value[0]
+    new = [Axis(1)] if len(node.value[0].shape) == len(x.dims) else []
+    dims, zero = (*x.dims[:dim], *new, *x.dims[dim + 1 :]), (*x.zero[:dim], *(True for _ in new), *x.zero[dim + 1 :])
+    return Value(dims, zero), Value(dims, tuple(False for _ in zero))

@@ -12,7 +12,7 @@ from prunus.axes.planted import PlantedFloat
 from prunus.axes.rules.pointwise import base_name
 from prunus.axes.trace import Meta, Node, Ref
 
-RESHAPES = ("view", "reshape", "unsqueeze")
+RESHAPES = ("view", "reshape", "_unsafe_view", "unsqueeze", "flatten", "unflatten")
 CASTS = ("to", "_to_copy", "type_as", "contiguous", "clone", "float", "alias")
 
 
@@ -60,10 +60,12 @@ def _scaled_by_root(ctx: Context, root: Node) -> Node | None:
 
 
 def _weight_behind(ctx: Context, node: Node) -> tuple[str, float] | None:
-    """Pass products with activations over until one with a stored weight."""
-    user = _only_user(ctx, node, ("mul", "addcmul"))
+    """Pass reshapes and products with activations over until a product with a stored weight."""
+    user = _only_user(ctx, node, ("mul", "addcmul", *RESHAPES))
     if user is None:
         return None
+    if base_name(user.target) in RESHAPES:
+        return _weight_behind(ctx, user)
     for arg in user.args if base_name(user.target) == "mul" else user.args[1:]:
         found = _stored_weight(ctx, arg)
         if found is not None:

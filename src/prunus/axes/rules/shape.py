@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from prunus.axes.algebra import Axis, concat, product
 from prunus.axes.context import Context, Value, because, frozen
+from prunus.axes.rules.pointwise import base_name
 from prunus.axes.rules.registry import rule
 from prunus.axes.trace import Node
 
@@ -124,7 +125,32 @@ def repeat(ctx: Context, node: Node) -> Value:
 def cat(ctx: Context, node: Node) -> Value:
     """Put positions one after the other along one dimension, couple the others."""
     values = [v for ref in node.args[0] if (v := ctx.value(ref)) and v.dims and tuple(d.size for d in v.dims) != (0,)]
-    dim = node.arg(1, "dim", 0) % len(values[0].dims)
+    return _joined(ctx, node, values, node.arg(1, "dim", 0) % len(values[0].dims))
+
+
+@rule("aten.hstack", "aten.vstack", "aten.row_stack", "aten.dstack", "aten.column_stack")
+def named_cat(ctx: Context, node: Node) -> Value:
+    """Put rows, columns or layers one after the other; of tensors with too few dimensions, new ones of size 1."""
+    name = base_name(node.target)
+    values = [_lifted(ctx.value(ref), name) for ref in node.args[0]]
+    dim = {"vstack": 0, "row_stack": 0, "dstack": 2}.get(name, min(1, len(values[0].dims) - 1))
+    return _joined(ctx, node, values, dim)
+
+
+def _lifted(x: Value, name: str) -> Value:
+    """Give a tensor the dimensions that a stack by name asks for: (N,) is (1, N), (N, 1) or (1, N, 1)."""
+    rank = len(x.dims)
+    before = (
+        1 if (rank == 0 and name != "column_stack") or (rank < 2 and name in ("vstack", "row_stack", "dstack")) else 0
+    )
+    after = {"vstack": 2, "row_stack": 2, "dstack": 3, "column_stack": 2, "hstack": 1}[name] - rank - before
+    return Value(
+        (*(Axis(1) for _ in range(before)), *x.dims, *(Axis(1) for _ in range(after))),
+        (*(True for _ in range(before)), *x.zero, *(True for _ in range(after))),
+    )
+
+
+def _joined(ctx: Context, node: Node, values: Sequence[Value], dim: int) -> Value:
     dims: list[Axis] = []
     for i, axis in enumerate(values[0].dims):
         if i == dim:
@@ -169,11 +195,15 @@ def _with_dim(x: Value, dim: int, axis: Axis) -> Value:
     "aten.tensor_split",
     "aten.unsafe_chunk",
     "aten.unsafe_split",
+    "aten.hsplit",
+    "aten.vsplit",
+    "aten.dsplit",
 )
 def split(ctx: Context, node: Node) -> tuple[Value, ...]:
     """Cut a dimension; equal pieces that one number makes (chunk, split by a size) must stay equal."""
     x = ctx.value(node.args[0])
-    dim = node.arg(2, "dim", 0) % len(x.dims)
+    named = {"vsplit": 0, "hsplit": min(1, len(x.dims) - 1), "dsplit": 2}
+    dim = named.get(base_name(node.target), node.arg(2, "dim", 0)) % len(x.dims)
     assert isinstance(node.value, tuple)
     pieces = cut(ctx, node, x, dim, [meta.shape[dim] for meta in node.value if meta])
     one_size = len({piece.size for piece in pieces}) == 1 < len(pieces)

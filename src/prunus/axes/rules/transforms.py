@@ -137,21 +137,6 @@ def unpool(ctx: Context, node: Node) -> Value:
     return _kept_whole(ctx, node, x, range(space, len(x.dims)), SPACE)
 
 
-@rule("aten._weight_norm")
-def weight_norm(ctx: Context, node: Node) -> Value:
-    """v * g / ||v||, the norm taken over all dimensions but one: a sum of squares loses zeros, a row its meaning.
-
-    A row of zeros would be divided by its own norm, so the dimension that has norms of its own keeps its positions.
-    """
-    v, g, dim = ctx.value(node.args[0]), ctx.value(node.args[1]), node.arg(2, "dim", 0)
-    ctx.role(node.args[0], *(("out", "in") if dim in (0, -len(v.dims)) else ("in", "out")))
-    kept = range(len(v.dims)) if dim == -1 else [dim]
-    ctx.freeze(g.dims, "a row of zeros has no direction; remove the weight norm first", node)
-    ctx.freeze([v.dims[d] for d in kept], "a row of zeros has no direction; remove the weight norm first", node)
-    ctx.freeze([d for d, z in zip(v.dims, v.zero, strict=True) if not z], "its norm counts it", node)
-    return v
-
-
 MATRIX_FUNCTIONS = (
     "inv", "inv_ex", "pinv", "det", "slogdet", "svd", "svdvals", "eig", "eigh", "eigvals", "eigvalsh", "qr", "lu",
     "lu_factor", "cholesky", "cholesky_ex", "solve", "solve_triangular", "lstsq", "matrix_power", "matrix_exp",
