@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.utils import prune as torch_prune
 
 from axes.proving import Net, conv, generic_, images, removal
 from prunus.axes import trace
-from prunus.errors import PrunusError
+from prunus.errors import ProofError, PrunusError
 from prunus.plans import Plan, load, save
 
 
@@ -65,3 +67,35 @@ def test_tie_by_shared_memory_survives() -> None:
     model.b.weight.data = model.a.weight.data
     small = half(generic_(first), torch.randn(2, 4), inplace=True)  # a deepcopy unties such memory by itself
     assert small.m.a.weight.data_ptr() == small.m.b.weight.data_ptr()
+
+
+def test_forward_that_is_random_in_eval_mode_is_named_as_that() -> None:
+    """functional.dropout trains by default, whatever the module does."""
+    model = generic_(Net(lambda s, x: s.b(functional.dropout(s.a(x))), a=nn.Linear(4, 8), b=nn.Linear(8, 4)))
+    with pytest.raises(ProofError, match=r"other outputs each time it runs in eval mode.*functional\.dropout"):
+        half(model, torch.randn(2, 4))
+
+
+def test_numbers_drawn_beside_the_units_do_not_hinder_the_proof() -> None:
+    model = generic_(Net(lambda s, x: s.b(s.a(x[torch.randperm(2)])), a=nn.Linear(4, 8), b=nn.Linear(8, 4)))
+    before = torch.random.get_rng_state()
+    assert half(model, torch.randn(2, 4, generator=torch.Generator())).a.out_features == 4
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_rounding_that_a_deep_model_amplifies_is_no_difference_and_a_wrong_index_still_is() -> None:
+    """Fifty steps of 3x(1 - x)-like chaos: the last bit of a weight moves the output by more than 1e-10."""
+
+    def forward(self: nn.Module, x: Tensor) -> Tensor:
+        y = torch.sigmoid(self.b(torch.tanh(self.a(x))))
+        for _ in range(40):
+            y = 3.9 * y * (1 - y)
+        return y
+
+    model = generic_(Net(forward, a=nn.Linear(4, 64), b=nn.Linear(64, 3)))
+    graph = trace(model, torch.randn(5, 4))
+    plan = Plan.from_pruned(graph, removal(graph, 0.5, 0))
+    proof, form = plan.prove(model)
+    assert form == "class"
+    assert proof.passed
+    assert 1e-10 < proof.tolerance < 1e-5
