@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from axes.proving import Net, check, generic_, groups, removal, thin
 from prunus.axes import Graph, trace
@@ -212,3 +214,23 @@ def test_graph_form_runs_trains_with_dropout_and_takes_other_batches(kind: str) 
     assert torch.equal(small(sequences()), small(sequences()))
     small.train()
     assert not torch.equal(small(sequences()), small(sequences()))
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+@pytest.mark.parametrize("options", [{}, {"bidirectional": True}, {"num_layers": 2}, {"batch_first": False}])
+def test_packed_sequences_lose_units_in_the_users_class(kind: type[nn.RNNBase], options: dict[str, Any]) -> None:
+    options = {"batch_first": True, **options}
+    first = options["batch_first"]
+
+    def forward(self: nn.Module, x: Tensor) -> Tensor:
+        packed = pack_padded_sequence(self.i(x), torch.tensor([3, 5]), batch_first=first, enforce_sorted=False)
+        y, state = self.r(packed)
+        return self.o(pad_packed_sequence(y, batch_first=first)[0]).sum() + self.h(
+            state[0] if isinstance(state, tuple) else state
+        )
+
+    width = 16 if options.get("bidirectional") else 8
+    model = Net(forward, i=nn.Linear(4, 6), r=kind(6, 8, **options), o=nn.Linear(width, 3), h=nn.Linear(8, 1))
+    graph = check(model, torch.randn(2, 5, 4) if first else torch.randn(5, 2, 4))
+    assert not graph.unknown
+    assert {group.size for group in graph.groups} == {3, 6, 8}  # o loses outputs too, since they are summed

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, weight_norm
 
 import prunus
+import torchvision_ops  # noqa: F401 - transformers looks for torchvision
 from axes.proving import Net, check, conv, generic_, groups, images, removal, thin
 from prunus.axes import trace
 from prunus.granularity.targets import group_targets
@@ -167,3 +168,16 @@ def test_masks_of_groups_leave_directions_alone() -> None:
     names = {"layer0.bias", "layer0.parametrizations.weight.original0", "layer1.weight"}
     assert {part.param for part in target.parts} == names
     assert [part.param for part in target.scored] == ["layer0.parametrizations.weight.original0"]
+
+
+def test_encodec_gets_thinner_in_its_own_class() -> None:
+    pytest.importorskip("transformers")
+    from transformers import EncodecConfig, EncodecModel
+
+    sizes = {"num_filters": 4, "hidden_size": 8, "codebook_size": 16, "num_lstm_layers": 1, "kernel_size": 3}
+    rates = {"upsampling_ratios": [2, 2], "sampling_rate": 8, "target_bandwidths": [0.01], "last_kernel_size": 3}
+    model = EncodecModel(EncodecConfig(**sizes, **rates)).eval()
+    graph = trace(model, torch.randn(1, 1, 16))
+    small = thin(graph, model, 0.5)[1]
+    assert type(small) is EncodecModel
+    assert sum(p.numel() for p in small.parameters()) < 0.5 * sum(p.numel() for p in model.parameters())

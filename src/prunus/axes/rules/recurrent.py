@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from prunus.axes.algebra import Axis, concat, product
 from prunus.axes.context import Context, Value, because, frozen
@@ -12,6 +13,7 @@ from prunus.axes.rules.pointwise import base_name
 from prunus.axes.rules.registry import rule
 from prunus.axes.trace import GETITEM, Node, Ref
 
+PACKED = "it counts steps of sequences"
 GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
 
 
@@ -29,22 +31,22 @@ class Cell:
     output_zero: bool
 
 
-@rule("aten.lstm.input")
+@rule("aten.lstm.input", "aten.lstm.data")
 def lstm(ctx: Context, node: Node) -> tuple[Value, ...]:
     """x (T, N, I), h_0 (layers*directions, N, P), c_0 (layers*directions, N, H) -> (T, N, directions*P), h_n, c_n.
 
     A removed unit's c = sigmoid(0)*c_0 + sigmoid(0)*tanh(0) is 0 where c_0 is. P is H unless there is a projection.
     """
-    h_0, c_0 = node.args[1]
+    h_0, c_0 = _arguments(node)[1]
     output, cells = _layers(ctx, node, h_0, carried=ctx.value(c_0).zero[-1])
     h_n = _state(ctx, node, h_0, 1, [(cell.output, cell.output_zero) for cell in cells])
     return output, h_n, _state(ctx, node, c_0, 2, [(cell.hidden, cell.hidden_zero) for cell in cells])
 
 
-@rule("aten.gru.input", "aten.rnn_tanh.input", "aten.rnn_relu.input")
+@rule(*(f"aten.{name}.{form}" for name in ("gru", "rnn_tanh", "rnn_relu") for form in ("input", "data")))
 def recurrence(ctx: Context, node: Node) -> tuple[Value, ...]:
     """x (T, N, I), h_0 (layers*directions, N, H) -> (T, N, directions*H), h_n; only a GRU mixes h_0 into its state."""
-    h_0 = node.args[1]
+    h_0 = _arguments(node)[1]
     output, cells = _layers(ctx, node, h_0, carried=ctx.value(h_0).zero[-1] or base_name(node.target) != "gru")
     return output, _state(ctx, node, h_0, 1, [(cell.hidden, cell.hidden_zero) for cell in cells])
 
@@ -64,10 +66,43 @@ def one_step(ctx: Context, node: Node) -> Value | tuple[Value, ...]:
     return (after, after) if name == "lstm" else after
 
 
+@rule("aten._pack_padded_sequence")
+def pack(ctx: Context, node: Node) -> tuple[Value, Value]:
+    """x (T, N, ...) or (N, T, ...) and N lengths -> the steps of all sequences in one dimension, and their numbers."""
+    x = ctx.value(node.args[0])
+    ctx.freeze((*x.dims[:2], *ctx.value(node.args[1]).dims), PACKED, node)
+    assert isinstance(node.value, tuple)
+    assert node.value[0]
+    assert node.value[1]
+    steps = frozen(node.value[0].shape[:1], because(PACKED, node))
+    counts = frozen(node.value[1].shape, because(PACKED, node))
+    return Value((*steps.dims, *x.dims[2:]), (*steps.zero, *x.zero[2:])), counts
+
+
+@rule("aten._pad_packed_sequence")
+def unpack(ctx: Context, node: Node) -> tuple[Value, Value]:
+    """The way back: a number, 0 by default, stands where a sequence has ended."""
+    x = ctx.value(node.args[0])
+    ctx.freeze((x.dims[0], *ctx.value(node.args[1]).dims), PACKED, node)
+    assert isinstance(node.value, tuple)
+    assert node.value[0]
+    assert node.value[1]
+    outer = frozen(node.value[0].shape[:2], because(PACKED, node))
+    padded = Value((*outer.dims, *x.dims[1:]), (*outer.zero, *x.zero[1:])).with_zero(node.args[3] == 0)
+    return padded, frozen(node.value[1].shape, because(PACKED, node))
+
+
+def _arguments(node: Node) -> tuple[Any, ...]:
+    """Return x, states, weights, biases or not, layers, dropout, training, both ways or not, and batch first or not.
+
+    The last is None where sequences are packed: x is then (steps of all sequences, I).
+    """
+    return node.args if str(node.target).endswith(".input") else (node.args[0], *node.args[2:], None)
+
+
 def _layers(ctx: Context, node: Node, h_0: Ref, carried: bool) -> tuple[Value, list[Cell]]:
     """Go through layers and directions; return the last layer's output and every cell."""
-    x, params = ctx.value(node.args[0]), node.args[2]
-    num_layers, bidirectional, batch_first = node.args[4], node.args[7], node.args[8]
+    x, (_, _, params, _, num_layers, _, _, bidirectional, batch_first) = ctx.value(node.args[0]), _arguments(node)
     ctx.freeze(x.dims[1 if batch_first else 0], "a recurrence runs over it", node)
     step = len(params) // (num_layers * (2 if bidirectional else 1))
     gates, h_zero = GATES[base_name(node.target)], ctx.value(h_0).zero[-1]
@@ -78,7 +113,7 @@ def _layers(ctx: Context, node: Node, h_0: Ref, carried: bool) -> tuple[Value, l
         own = weights[first : first + len(weights) // num_layers]
         layer = [_cell(ctx, node, gates, inner, tensors, h_zero, carried) for tensors in own]
         zero = all(cell.output_zero for cell in layer)
-        inner = Value((*x.dims[:2], concat([cell.output for cell in layer])), (False, False, zero))
+        inner = Value((*x.dims[:-1], concat([c.output for c in layer])), (*(False for _ in x.dims[:-1]), zero))
         cells.extend(layer)
     _describe(ctx, node, x, cells[0])
     for axes in ([cell.hidden for cell in cells], [cell.output for cell in cells]):
@@ -126,7 +161,11 @@ def _state(ctx: Context, node: Node, initial: Ref, position: int, made: Sequence
     apart = is_all_zero(ctx, initial) and not _is_read(ctx, node, position)
     for axis in axes[:1] if apart else axes:
         ctx.unify(axis, before.dims[2], node)
-    ctx.unify(x.dims[0 if node.args[8] else 1], before.dims[1], node)
+    batch_first = _arguments(node)[8]
+    if batch_first is None:
+        ctx.freeze(before.dims[1], PACKED, node)
+    else:
+        ctx.unify(x.dims[0 if batch_first else 1], before.dims[1], node)
     ctx.freeze(before.dims[0], "it counts layers and directions", node)
     return Value((*before.dims[:2], axes[0]), (False, False, all(zero for _, zero in made)))
 
