@@ -18,6 +18,7 @@ from prunus.granularity import COUPLED, Granularity, Target, TargetSpec, as_list
 from prunus.plans import Plan, Proof, named_state, record_of
 
 Counts = Mapping[str, int]
+LANES = 16  # float32 numbers in an AVX-512 register; ONNX Runtime's and OpenVINO's convolutions step by as much
 
 
 def plan(
@@ -209,9 +210,27 @@ class PruneReport:
             "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
             for row in rows
         ]
+        if uneven := self._uneven():
+            lines.append(uneven)
         if self.proof:
             lines.append(f"proved: thinned == masked to {self.proof.max_rel:.1e} (relative, {self.proof.dtype})")
         return "\n".join(lines)
+
+    def _uneven(self) -> str:
+        """Say where time was probably left: kernels work on so many channels at once, and one more costs a step."""
+        graph = self.plan.graph
+        uneven = {
+            name: left
+            for name, left in self.plan.sizes.items()
+            if left % LANES and graph[name].size % LANES == 0 and graph[name].kind == "channel"
+        }
+        if not uneven:
+            return ""
+        name, left = next(iter(uneven.items()))
+        return (
+            f"channel counts that are no multiple of {LANES} now: {len(uneven)}, such as {name} ({left}); "
+            f"runtimes are often slower there: try round_to={LANES}"
+        )
 
 
 def prune(

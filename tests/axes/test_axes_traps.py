@@ -289,6 +289,27 @@ def test_capture_leaves_training_flags_and_values_alone() -> None:
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
 
 
+class Anchored(Net):
+    """Keeps what its forward computes, as detectors do with the anchors of the last image size."""
+
+    anchors = torch.empty(0)
+    last_shape: torch.Size | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.e(self.c(x))
+        if self.last_shape != x.shape:
+            self.last_shape, self.anchors = x.shape, torch.arange(x.shape[-1]) + 0.5
+        return x + self.anchors
+
+
+def test_capture_leaves_what_a_forward_keeps_alone() -> None:
+    model = Anchored(lambda s, x: x, c=conv(3, 8), e=conv(8, 4)).eval()
+    graph = trace(model, images())
+    assert model.last_shape is None
+    assert "anchors" not in vars(model)
+    thin(graph, model, 0.5)
+
+
 def test_why_names_near_parameters_and_wrong_dimensions() -> None:
     graph = trace(Net(lambda s, x: s.e(s.c(x)), c=conv(3, 8), e=conv(8, 4)), images())
     assert graph.why("c.weight", 0) == "c.weight dim 0 belongs to c (8 units, 3 members)"

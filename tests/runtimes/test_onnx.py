@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -59,3 +61,36 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     small, x = thinned()
     with pytest.raises(FileError, match="cannot write"):
         export_onnx(small, x, path=tmp_path / "no" / "small.onnx")
+
+
+class TwoScales(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.pixels, self.score = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return 1e4 * self.pixels(x), torch.sigmoid(self.score(x))
+
+
+def test_each_output_is_held_to_its_own_scale(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, x = TwoScales().eval(), torch.randn(2, 4)
+    export_onnx(model, x, path=tmp_path / "two.onnx")
+    with torch.no_grad():
+        model.score.bias.add_(0.1)  # another model now: its scores differ by far less than 1e-3 of the pixels
+    assert room._difference(model, (x,), {}, tmp_path / "two.onnx") > 1e-2
+
+
+def test_export_says_nothing_of_its_own(tmp_path: Path) -> None:
+    """A fresh process: torch's exporter warns once of packages it misses, and its optimiser of foldings that fail."""
+    script = (
+        "import logging, torch; from torch import nn; from prunus.runtimes import onnx\n"
+        "def write(*args, **kwargs):\n"
+        "    logging.getLogger('onnxscript.optimizer._constant_folding').warning('Evaluation failed')\n"
+        "    logging.getLogger('torch.onnx._internal.exporter._registration').warning('not installed')\n"
+        "    return program(*args, **kwargs)\n"
+        "program, torch.onnx.export = torch.onnx.export, write\n"
+        f"onnx.export_onnx(nn.Linear(2, 2), torch.randn(1, 2), path={str(tmp_path / 'a.onnx')!r})\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout + done.stderr == ""

@@ -27,18 +27,20 @@ def capture(model: nn.Module, args: Any, kwargs: Mapping[str, Any] | None = None
 
     args: a tensor or a tuple of positional arguments; kwargs: keyword arguments.
     Where values decide what runs (`if x.sum() > 0`, `x[mask]`, experts in a loop), the operations of this very example
-    are recorded instead, in eval mode; the trace says so. The model is left as it was, training flags included.
+    are recorded instead, in eval mode; the trace says so. The model is left as it was, training flags included,
+    and so is what its forward keeps in attributes: a detector's anchors would be tensors without values here.
     Raises CaptureError, naming the cause, where the model cannot be run or captured.
     """
     args, kwargs = as_inputs(args, kwargs)
     check_cuttable(model)
-    flags = {module: module.training for module in model.modules()}
+    held = {module: dict(vars(module)) for module in model.modules()}
     model.train(training)
     try:
         trace = _captured(model, args, kwargs, training)
     finally:
-        for module, flag in flags.items():
-            module.training = flag
+        for module, attributes in held.items():
+            vars(module).clear()
+            vars(module).update(attributes)
     if not any(isinstance(trace.nodes[ref.index].value, Meta) for ref in trace.nodes[-1].refs()):
         raise CaptureError(f"{type(model).__name__} returns no tensor, so there is nothing to compare or to prune")
     return trace

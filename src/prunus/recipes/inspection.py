@@ -75,7 +75,8 @@ def example(shape: str) -> Tensor:
 
 
 def _groups(graph: Graph) -> Table:
-    table = Table(title=f"{len(graph.groups)} groups: what is removed together", title_justify="left")
+    count = "1 group" if len(graph.groups) == 1 else f"{len(graph.groups)} groups"
+    table = Table(title=f"{count}: what is removed together", title_justify="left")
     for heading in ("group", "units", "kind", "members", "parameters each", "MACs each", "removal is"):
         words = heading in ("group", "kind", "removal is")
         table.add_column(heading, justify="left" if words else "right", overflow="fold")
