@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from axes.proving import assert_same, generic_, outputs, redrawn, removal
+from axes.proving import Net, assert_same, generic_, outputs, redrawn, removal
 from prunus.axes import trace
 from prunus.plans import GraphModel, Plan
 
@@ -69,3 +69,20 @@ def test_a_token_is_expanded_to_the_batch_at_hand() -> None:
     assert isinstance(small, GraphModel)
     new = (torch.randn(5, 3, 6),)
     assert_same(outputs(plan.mask(model), new), outputs(small, new))
+
+
+def test_graph_trains_through_what_the_class_wrote_in_place() -> None:
+    """The gradient of a softmax needs its result, which a mask is written into."""
+
+    def forward(self: nn.Module, x: Tensor) -> Tensor:
+        y = self.a(x).softmax(1)
+        with torch.no_grad():
+            mask = x[:, :, :1] > 0
+        return self.c(torch.relu(self.b(y.masked_fill_(mask, 0.0))).view(2, 5, 8))
+
+    model = generic_(Net(forward, a=nn.Linear(4, 6), b=nn.Linear(6, 8), c=nn.Linear(8, 3)))
+    graph = trace(model, torch.randn(2, 5, 4))
+    small = Plan.from_pruned(graph, removal(graph, 0.5, 0)).apply(model)
+    assert isinstance(small, GraphModel)
+    small(torch.randn(2, 5, 4)).square().sum().backward()
+    assert all(p.grad is not None for p in small.parameters())

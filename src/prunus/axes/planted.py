@@ -20,11 +20,12 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 TAG = "prunus_call"
+_annotate = getattr(traceback, "annotate", None)  # torch 2.9 and newer; before, fewer classes follow
 
 
 @dataclass(frozen=True)
 class Attribute:
-    """An integer in its place, as it was found.
+    """A number in its place, as it was found.
 
     path: `blocks.0.attn.num_heads`, or `norm.normalized_shape[0]` in a tuple.
     in_module: whether a module itself holds it, rather than a config that several layers share.
@@ -165,15 +166,15 @@ class Recorder(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one torch function, under a tag where a planted number is among its arguments."""
         kwargs = kwargs or {}
-        if not any(isinstance(x, (Planted, PlantedFloat)) for x in _integers((args, kwargs))):
+        if _annotate is None or not any(isinstance(x, (Planted, PlantedFloat)) for x in _numbers((args, kwargs))):
             return func(*args, **kwargs)
         plain = pytree.tree_map(lambda x: None if isinstance(x, Tensor) else x, (args, kwargs))
         self.calls.append(Call(getattr(func, "__name__", ""), *plain))
-        with traceback.annotate({TAG: len(self.calls) - 1}):
+        with _annotate({TAG: len(self.calls) - 1}):
             return func(*args, **kwargs)
 
 
-def _integers(tree: Any) -> Iterator[Any]:
+def _numbers(tree: Any) -> Iterator[Any]:
     for leaf in pytree.tree_leaves(tree):
         if isinstance(leaf, slice):
             yield from (leaf.start, leaf.stop, leaf.step)

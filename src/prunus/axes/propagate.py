@@ -108,12 +108,12 @@ def _write_through(ctx: Context, node: Node) -> None:
     if not isinstance(after, Value) or not isinstance(before, Value) or len(after.dims) != len(before.dims):
         return
     lost = [d for d, was, now in zip(before.dims, before.zero, after.zero, strict=True) if was and not now]
-    if lost and _shares_memory(ctx.trace, target, node):
+    if lost and shares_memory(ctx.trace, target, node):
         ctx.freeze(lost, "it is overwritten in place through a view", node)
     ctx.values[target.index] = after
 
 
-def _shares_memory(trace: Trace, target: Ref, until: Node) -> bool:
+def shares_memory(trace: Trace, target: Ref, until: Node) -> bool:
     """Tell whether a value is a view, no operation's own result, or has been viewed before node `until`."""
     source = trace.nodes[target.index]
     views = (node for node in trace.nodes[target.index + 1 : until.index] if _is_view(node))

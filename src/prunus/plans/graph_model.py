@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from prunus.axes import Graph, Surgery
+from prunus.axes.propagate import shares_memory
 from prunus.axes.rules.pointwise import base_name
-from prunus.axes.trace import GETITEM, Node, Ref
+from prunus.axes.trace import GETITEM, Node, Ref, Trace
 from prunus.errors import InputError
 from prunus.plans.rewrite import SizeOf, input_axes, is_assertion, rewritten
 from prunus.plans.surgery import thin_
@@ -31,6 +32,7 @@ class Step:
 
     training: position of the argument that says whether the model trains, or None. owner: the module whose flag tells.
     cumulative: whether a batch norm averages over all batches (momentum None), which only a count can tell.
+    rebinds: an earlier result that this one replaces, where an operation wrote into it.
     """
 
     index: int
@@ -40,13 +42,14 @@ class Step:
     training: int | None
     owner: nn.Module
     cumulative: bool
+    rebinds: int | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the operator by its name, since torch does not pickle operators."""
         target = self.target
         if isinstance(target, torch._ops.OpOverload):
             target = (target._schema.name, target._overloadname)
-        rest = (self.args, dict(self.kwargs), self.training, self.owner, self.cumulative)
+        rest = (self.args, dict(self.kwargs), self.training, self.owner, self.cumulative, self.rebinds)
         return _step_from, (self.index, target, *rest)
 
     def arguments(self, values: Mapping[int, Any]) -> list[Any]:
@@ -104,7 +107,7 @@ class GraphModel(nn.Module):
         self._outputs = trace.nodes[-1].args[0]
         originals = dict(model.named_modules())
         self._steps = [
-            _step(self, originals, n, *rewritten(ctx, n, surgery.kept, varying))
+            _out_of_place(trace, n, _step(self, originals, n, *rewritten(ctx, n, surgery.kept, varying)))
             for n in trace.nodes
             if n.kind == "op" and not is_assertion(n)
         ]
@@ -119,6 +122,8 @@ class GraphModel(nn.Module):
             own = step.arguments(values)
             keywords = {name: _resolve([arg], values)[0] for name, arg in step.kwargs.items()}
             values[step.index] = step.target(*own, **keywords)
+            if step.rebinds is not None:
+                values[step.rebinds] = values[step.index]
             for index in self._last_use.get(step.index, ()):
                 del values[index]
         return pytree.tree_unflatten(_resolve(self._outputs, values), self._out_spec.value)
@@ -159,6 +164,19 @@ def _step(
     owner = root if original is None else _module_at(root, node.module)
     cumulative = isinstance(original, nn.modules.batchnorm._BatchNorm) and original.momentum is None
     return Step(node.index, target, args, dict(kwargs), position, owner, cumulative)
+
+
+def _out_of_place(trace: Trace, node: Node, step: Step) -> Step:
+    """Let an operation that writes into a result of its own make a new one: autograd may need the old."""
+    target = step.target
+    if not isinstance(target, torch._ops.OpOverload) or not target._schema.is_mutable or not step.args:
+        return step
+    written = step.args[0]
+    twin = getattr(torch.ops.aten, base_name(target), None)
+    twin = getattr(twin, target._overloadname, None)
+    if not isinstance(written, Ref) or twin is None or shares_memory(trace, written, node):
+        return step
+    return replace(step, target=twin, rebinds=written.index)
 
 
 def _module_at(root: nn.Module, path: str) -> nn.Module:
