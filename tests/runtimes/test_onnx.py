@@ -94,3 +94,22 @@ def test_export_says_nothing_of_its_own(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout + done.stderr == ""
+
+
+class Masked(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 6), nn.Linear(6, 3)
+
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return self.b(torch.relu(self.a(ids) * mask).view(2, 6))
+
+
+def test_a_graph_that_takes_keywords_keeps_their_names(tmp_path: Path) -> None:
+    """A literal in the code gives a graph, whose forward takes any keyword."""
+    inputs = {"ids": torch.randn(2, 4), "mask": torch.rand(2, 1)}
+    small, _ = prunus.prune(Masked(), None, inputs, ratio=0.5, measure_latency=False)
+    assert isinstance(small, GraphModel)
+    written = export_onnx(small, (), inputs, path=tmp_path / "m.onnx")
+    session = onnxruntime.InferenceSession(written.path.read_bytes(), providers=["CPUExecutionProvider"])
+    assert [slot.name for slot in session.get_inputs()] == ["ids", "mask"]

@@ -62,13 +62,30 @@ def _write(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], pat
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise InputError(f"export to ONNX needs {error.name}; pip install 'prunus[onnx]'") from error
+    names = None
+    if kwargs and any(p.kind is p.VAR_KEYWORD for p in inspect.signature(module.forward).parameters.values()):
+        names = [*(f"input_{i}" for i in range(len(args))), *kwargs]  # the exporter cannot tell such keywords apart
+        module, args, kwargs = _Positional(module, len(args), list(kwargs)), (*args, *kwargs.values()), {}
     bound = inspect.signature(module.forward).bind(*args, **kwargs).arguments
     open_batch = {0: torch.export.Dim.AUTO}
     shapes = pytree.tree_map(lambda x: open_batch if isinstance(x, Tensor) and x.dim() else None, dict(bound))
+    options: dict[str, Any] = {"dynamic_shapes": shapes, "input_names": names, "verbose": False}
     with _quiet(), torch.no_grad():
-        program = torch.onnx.export(module, args, kwargs=kwargs, dynamo=True, dynamic_shapes=shapes, verbose=False)
+        program = torch.onnx.export(module, args, kwargs=kwargs, dynamo=True, **options)
         assert program is not None
         program.save(path)
+
+
+class _Positional(nn.Module):
+    """A module whose keyword arguments follow its positional ones."""
+
+    def __init__(self, module: nn.Module, num_args: int, names: list[str]) -> None:
+        super().__init__()
+        self.module, self.num_args, self.names = module, num_args, names
+
+    def forward(self, *inputs: Any) -> Any:
+        """Take all arguments in order."""
+        return self.module(*inputs[: self.num_args], **dict(zip(self.names, inputs[self.num_args :], strict=True)))
 
 
 @contextmanager
