@@ -39,6 +39,9 @@ FREE: dict[str, Forward] = {
     "hsplit": lambda s, x: s.w(torch.cat([*torch.hsplit(torch.cat([s.c(x), s.d(x)], 1), [8])], 1)),
     "vsplit": lambda s, x: torch.vsplit(s.c(x), 2)[0].sum(1),
     "dsplit": lambda s, x: torch.dsplit(s.c(x), 2)[0].sum(1),
+    "dsplit of channels": lambda s, x: s.e(
+        sum(torch.dsplit(torch.cat([s.c(x), s.d(x)], 1).transpose(1, 2), [8])).transpose(1, 2)
+    ),
     "hstack": lambda s, x: s.w(torch.hstack([s.c(x), s.d(x)])),
     "hstack of vectors": lambda s, x: torch.hstack([pooled(s.c, x)[0], pooled(s.d, x)[1]]).sum(),
     "vstack": lambda s, x: s.e(torch.vstack([s.c(x), s.c(x)])),
