@@ -39,9 +39,6 @@ FREE: dict[str, Forward] = {
     "hsplit": lambda s, x: s.w(torch.cat([*torch.hsplit(torch.cat([s.c(x), s.d(x)], 1), [8])], 1)),
     "vsplit": lambda s, x: torch.vsplit(s.c(x), 2)[0].sum(1),
     "dsplit": lambda s, x: torch.dsplit(s.c(x), 2)[0].sum(1),
-    "dsplit of channels": lambda s, x: s.e(
-        sum(torch.dsplit(torch.cat([s.c(x), s.d(x)], 1).transpose(1, 2), [8])).transpose(1, 2)
-    ),
     "hstack": lambda s, x: s.w(torch.hstack([s.c(x), s.d(x)])),
     "hstack of vectors": lambda s, x: torch.hstack([pooled(s.c, x)[0], pooled(s.d, x)[1]]).sum(),
     "vstack": lambda s, x: s.e(torch.vstack([s.c(x), s.c(x)])),
@@ -93,6 +90,19 @@ def test_channels_pass(name: str) -> None:
     graph = check(network(FREE[name]), images())
     assert not graph.unknown
     assert any(size == 8 and "c.weight:0" in members for size, members in groups(graph).values())
+
+
+@pytest.mark.parametrize("split", [torch.hsplit, torch.vsplit, torch.dsplit])
+def test_a_split_by_name_at_a_fixed_place_moves_with_its_pieces(split: Callable[..., Any]) -> None:
+    """The class cannot follow the literal 8, so the graph has to cut elsewhere."""
+    dim = {torch.hsplit: 1, torch.vsplit: 0, torch.dsplit: 2}[split]
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        both = torch.cat([self.c(x), self.d(x)], 1)
+        return self.e(sum(split(both.movedim(1, dim), [8])).movedim(dim, 1))
+
+    graph = check(network(forward), images(), own_class=False)
+    assert [size for size, members in groups(graph).values() if {"c.weight:0", "d.weight:0"} <= members] == [8]
 
 
 MEAN = "a loss averages it"
