@@ -234,3 +234,13 @@ def test_packed_sequences_lose_units_in_the_users_class(kind: type[nn.RNNBase], 
     graph = check(model, torch.randn(2, 5, 4) if first else torch.randn(5, 2, 4))
     assert not graph.unknown
     assert {group.size for group in graph.groups} == {3, 6, 8}  # o loses outputs too, since they are summed
+
+
+@pytest.mark.parametrize(("padding", "is_free"), [(0.0, True), (1.0, False)])
+def test_units_padded_with_zeros_may_be_summed(padding: float, is_free: bool) -> None:
+    def forward(self: nn.Module, x: Tensor) -> Tensor:
+        packed = pack_padded_sequence(x, torch.tensor([5, 3]), batch_first=True)
+        return pad_packed_sequence(self.r(packed)[0], batch_first=True, padding_value=padding)[0].sum(-1)
+
+    graph = trace(generic_(Net(forward, r=nn.LSTM(4, 8, batch_first=True))), torch.randn(2, 5, 4))
+    assert bool(graph.groups) == is_free

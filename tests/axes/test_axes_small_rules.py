@@ -92,6 +92,19 @@ def test_channels_pass(name: str) -> None:
     assert any(size == 8 and "c.weight:0" in members for size, members in groups(graph).values())
 
 
+@pytest.mark.parametrize("split", [torch.hsplit, torch.vsplit, torch.dsplit])
+def test_a_split_by_name_at_a_fixed_place_moves_with_its_pieces(split: Callable[..., Any]) -> None:
+    """The class cannot follow the literal 8, so the graph has to cut elsewhere."""
+    dim = {torch.hsplit: 1, torch.vsplit: 0, torch.dsplit: 2}[split]
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        both = torch.cat([self.c(x), self.d(x)], 1)
+        return self.e(sum(split(both.movedim(1, dim), [8])).movedim(dim, 1))
+
+    graph = check(network(forward), images(), own_class=False)
+    assert [size for size, members in groups(graph).values() if {"c.weight:0", "d.weight:0"} <= members] == [8]
+
+
 MEAN = "a loss averages it"
 FROZEN: dict[str, tuple[Forward, str]] = {
     "classes": (lambda s, x: functional.cross_entropy(s.c(x), x[:, 0].gt(0).long()), "a loss is taken over it"),

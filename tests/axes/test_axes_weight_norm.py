@@ -147,9 +147,17 @@ def test_a_file_keeps_what_is_spared_so_that_it_can_be_verified(tmp_path: Path) 
     small = Plan.from_pruned(graph, removal(graph, 0.5, 0)).apply(model)
     path = prunus.save(small, tmp_path / "small.prunus")
     assert verify(build, path, images()).holds
-    again = trace(small, images())
-    smaller = Plan.from_pruned(again, removal(again, 0.5, 1)).apply(small)
-    assert verify(build, smaller, images()).holds
+
+
+def test_what_two_plans_spare_adds_up() -> None:
+    def build() -> nn.Module:
+        layers = [parametrizations.weight_norm(conv(*sizes)) for sizes in ((3, 8), (8, 6), (6, 4))]
+        return generic_(_chain(*layers))
+
+    small = build()
+    for name in ("layer0", "layer1"):
+        small = Plan(trace(small, images()), {name: torch.tensor([1, 4])}).apply(small)
+    assert verify(build, small, images()).holds
 
 
 def test_constants_of_units_without_length_are_folded() -> None:

@@ -12,12 +12,15 @@ from prunus.axes.algebra import Axis
 from prunus.axes.context import Context, Value
 from prunus.axes.positions import Kept, size_after
 from prunus.axes.rules.pointwise import base_name
+from prunus.axes.rules.shape import split_dim
 from prunus.axes.trace import Node
 
 aten = torch.ops.aten
 
 RESHAPES = ("view", "reshape", "_unsafe_view", "unflatten", "flatten", "view_as", "reshape_as")
-SPLITS = ("split", "chunk", "split_with_sizes", "tensor_split", "unsafe_chunk", "unsafe_split")
+SPLITS = (
+    "split", "chunk", "split_with_sizes", "tensor_split", "unsafe_chunk", "unsafe_split", "hsplit", "vsplit", "dsplit",
+)  # fmt: skip
 NORMS = ("layer_norm", "rms_norm")
 FACTORIES = {"zeros": 0, "ones": 0, "full": 0, "empty": 0, "new_zeros": 1, "new_ones": 1, "new_full": 1, "new_empty": 1}
 
@@ -65,7 +68,7 @@ def rewritten(ctx: Context, node: Node, kept: Kept, varying: Varying) -> tuple[A
         return aten.expand.default, (args[0], _expanded(ctx.value(args[0]), value, kept, varying)), {}
     if name in SPLITS and node.index in ctx.pieces:
         sizes = [size_after(piece, kept) for piece in ctx.pieces[node.index]]
-        return aten.split_with_sizes.default, (args[0], sizes, node.arg(2, "dim", 0)), {}
+        return aten.split_with_sizes.default, (args[0], sizes, split_dim(node, len(ctx.value(args[0]).dims))), {}
     if name in ("slice", "narrow") and node.index in ctx.pieces:
         start, length = (size_after(piece, kept) for piece in ctx.pieces[node.index][:2])
         return aten.slice.Tensor, (args[0], node.arg(1, "dim", 0), start, start + length), {}

@@ -184,6 +184,12 @@ def cut(ctx: Context, node: Node, x: Value, dim: int, sizes: Sequence[int]) -> l
     return pieces
 
 
+def split_dim(node: Node, rank: int) -> int:
+    """Return the dimension that a split by argument or by name cuts."""
+    named = {"vsplit": 0, "hsplit": min(1, rank - 1), "dsplit": 2}
+    return int(named.get(base_name(node.target), node.arg(2, "dim", 0))) % rank
+
+
 def _with_dim(x: Value, dim: int, axis: Axis) -> Value:
     return Value((*x.dims[:dim], axis, *x.dims[dim + 1 :]), x.zero)
 
@@ -202,8 +208,7 @@ def _with_dim(x: Value, dim: int, axis: Axis) -> Value:
 def split(ctx: Context, node: Node) -> tuple[Value, ...]:
     """Cut a dimension; equal pieces that one number makes (chunk, split by a size) must stay equal."""
     x = ctx.value(node.args[0])
-    named = {"vsplit": 0, "hsplit": min(1, len(x.dims) - 1), "dsplit": 2}
-    dim = named.get(base_name(node.target), node.arg(2, "dim", 0)) % len(x.dims)
+    dim = split_dim(node, len(x.dims))
     assert isinstance(node.value, tuple)
     pieces = cut(ctx, node, x, dim, [meta.shape[dim] for meta in node.value if meta])
     one_size = len({piece.size for piece in pieces}) == 1 < len(pieces)
