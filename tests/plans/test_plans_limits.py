@@ -15,6 +15,7 @@ from axes.proving import Net, conv, generic_, images, removal
 from prunus.axes import trace
 from prunus.errors import ProofError, PrunusError
 from prunus.plans import Plan, load, save
+from prunus.plans.proof import distances
 
 
 def half(model: nn.Module, x: Tensor, **kwargs: Any) -> nn.Module:
@@ -99,3 +100,23 @@ def test_rounding_that_a_deep_model_amplifies_is_no_difference_and_a_wrong_index
     assert form == "class"
     assert proof.passed
     assert 1e-10 < proof.tolerance < 1e-5
+
+
+def test_each_output_is_held_to_its_own_scale() -> None:
+    """Boxes of 500 beside scores of 1e-9: a wrong score must not hide behind the boxes."""
+    boxes, scores = torch.full((3,), 500.0, dtype=torch.float64), torch.full((3,), 1e-9, dtype=torch.float64)
+    assert distances([boxes, scores], [boxes, 1.5 * scores]) == pytest.approx([0.0, 0.5])
+    assert distances([boxes, 0 * scores], [boxes, scores]) == pytest.approx([0.0, 1e-9 / 500])
+    assert distances([boxes], [boxes, scores]) == [float("inf")]
+
+
+def test_an_output_that_is_all_rounding_does_not_hinder_the_proof() -> None:
+    def forward(self: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = self.b(torch.tanh(self.a(x)))
+        return y, (y + 1.1) - y - 1.1  # zero, but for the last bits
+
+    model = generic_(Net(forward, a=nn.Linear(4, 64), b=nn.Linear(64, 3)))
+    graph = trace(model, torch.randn(5, 4))
+    proof, _ = Plan.from_pruned(graph, removal(graph, 0.5, 0)).prove(model)
+    assert proof.passed
+    assert proof.max_rel <= 1e-10

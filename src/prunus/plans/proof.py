@@ -27,7 +27,7 @@ ROUNDING_MARGIN = 16
 class Proof:
     """What was compared and how far apart it was.
 
-    max_abs: largest difference of any output element. max_rel: that, over the largest output element.
+    max_abs: largest difference of any output element. max_rel: that of any output, over its own largest element.
     generic: the same with random weights, so that no dead branch hides an error; nan where those overflow.
     tolerance: 1e-10, or 16 times what moving the last bit of the weights does to the outputs, where that is more.
     """
@@ -80,7 +80,7 @@ def prove(
     The noise is what shows an error behind a dead branch, or behind examples that are all zero.
     model: the dense model; it is not touched. Three float64 copies of it live while this runs.
     thin, mask: make the two sides out of dense copies.
-    Raises ProofError, naming the first module whose output differs, unless they agree to 1e-10 of the largest output,
+    Raises ProofError, naming the first module whose output differs, unless each output agrees to 1e-10 of its largest,
     or to what the model's own rounding allows where it amplifies that beyond 1e-10.
     """
     dense = copied(model).double().eval()
@@ -126,22 +126,26 @@ def _compare(
             f"{type(dense).__name__} cannot run with fewer channels: {_first_line(error)}; its forward "
             "probably holds a fixed number (a literal in view or split): read it from the tensor or the module instead"
         ) from error
-    apart, relative = distance(want, got)
-    if relative <= TOLERANCE:
-        return apart, relative, TOLERANCE
+    apart, overall = distance(want, got)
+    gaps = distances(want, got)
+    if all(gap <= TOLERANCE for gap in gaps):
+        return apart, max(gaps, default=0.0), TOLERANCE
     if distance(want, run(masked, graph, noise=not finite, seed=1))[1] > 0:
         raise ProofError(
             f"{type(dense).__name__} gives other outputs each time it runs in eval mode, so nothing can be compared; "
             "functional.dropout without training=self.training is the usual cause"
         )
-    tolerance = ROUNDING_MARGIN * _shaken(masked, graph, want, noise=not finite) if relative <= ROUNDING else 0.0
-    if not relative <= tolerance:
-        raise ProofError(_first_difference(masked, thinned, graph, surgery, relative))
-    return apart, relative, tolerance
+    shaken = _shaken(masked, graph, want, noise=not finite) if overall <= ROUNDING else [0.0] * len(gaps)
+    allowed = [max(TOLERANCE, ROUNDING_MARGIN * moved) for moved in shaken]
+    if not all(gap <= limit for gap, limit in zip(gaps, allowed, strict=True)):
+        raise ProofError(_first_difference(masked, thinned, graph, surgery, max(gaps)))
+    # an output that is nothing but rounding says nothing, and is not reported
+    told = [pair for pair in zip(gaps, allowed, strict=True) if pair[1] <= ROUNDING] or [(overall, ROUNDING)]
+    return apart, max(gap for gap, _ in told), max(limit for _, limit in told)
 
 
-def _shaken(masked: nn.Module, graph: Graph, want: list[Tensor], *, noise: bool) -> float:
-    """Return how far a model's outputs move when the last bit of its weights does.
+def _shaken(masked: nn.Module, graph: Graph, want: list[Tensor], *, noise: bool) -> list[float]:
+    """Return how far each output moves, on its own scale, when the last bit of the model's weights does.
 
     A deep model may amplify rounding beyond the tolerance; two orders of summation differ by as much. A wrong index
     moves outputs by more than that by many orders.
@@ -151,7 +155,18 @@ def _shaken(masked: nn.Module, graph: Graph, want: list[Tensor], *, noise: bool)
         if parameter.is_floating_point():
             bits = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype).to(parameter.device)
             parameter.data.mul_(1 + 2.0**-52 * bits)
-    return distance(want, run(masked, graph, noise=noise))[1]
+    return distances(want, run(masked, graph, noise=noise))
+
+
+def distances(want: list[Tensor], got: list[Tensor]) -> list[float]:
+    """Return, per output, the largest difference as a share of that output's own largest element.
+
+    A detector's boxes must not hide its scores. Where nothing but zeros is wanted, the largest of all outputs counts.
+    """
+    if [t.shape for t in want] != [t.shape for t in got]:
+        return [math.inf]
+    overall = _largest(want) or 1.0
+    return [_largest([a - b]) / (_largest([a]) or overall) for a, b in zip(want, got, strict=True)]
 
 
 def distance(want: list[Tensor], got: list[Tensor]) -> tuple[float, float]:
