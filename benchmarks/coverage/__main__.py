@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from fnmatch import fnmatch
@@ -55,6 +56,8 @@ def page(options: argparse.Namespace) -> None:
 def sweep(cases: list[str], store: Path, options: argparse.Namespace) -> None:
     """Run cases side by side, and append each result as it comes."""
     store.parent.mkdir(parents=True, exist_ok=True)
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
+    commit = commit.strip()
     columns = (
         BarColumn(),
         MofNCompleteColumn(),
@@ -72,7 +75,7 @@ def sweep(cases: list[str], store: Path, options: argparse.Namespace) -> None:
         kind = "peer" if options.peer else "one"
         runs = [pool.submit(run, case, kind, screen=options.screen, limit=options.limit) for case in cases]
         for done in as_completed(runs):
-            line = done.result()
+            line = {**done.result(), "commit": commit}
             file.write(json.dumps(line) + "\n")
             file.flush()
             verdicts = " ".join(f"{ratio}: {found['status']}" for ratio, found in line["ratios"].items())

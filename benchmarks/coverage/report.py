@@ -33,7 +33,7 @@ def markdown(lines: Sequence[Line], peer: Sequence[Line], command: str, limit: f
         " sweep on other inputs, trained one step, reloaded in a fresh process; one case in five, drawn at random, is"
         " exported to ONNX at .5 and checked there."
         + ("" if len(lines) == total else f" These are {len(lines)} of {total} cases, drawn at random."),
-        "\n".join(f"* {name}: {value}" for name, value in environment().items()),
+        "\n".join(f"* {name}: {value}" for name, value in {**environment(), "commits": commits(lines)}.items()),
         "## By library",
         table(("", "cases", "covered", "", "own class", "graph", *WORDS), [by_library(lines, x) for x in SCOPES]),
         policies(lines),
@@ -58,6 +58,12 @@ def policies(lines: Sequence[Line]) -> str:
         f"another function than the masked model, so the sweep's own comparison is left out): "
         f"{', '.join(named['allow']) or 'none'}."
     )
+
+
+def commits(lines: Sequence[Line]) -> str:
+    """Say how many cases ran on which commit: what failed is run again once it is mended."""
+    counts = Counter(line.get("commit", "unknown") for line in lines)
+    return ", ".join(f"{name} ({count} cases)" for name, count in counts.most_common())
 
 
 def environment() -> dict[str, Any]:

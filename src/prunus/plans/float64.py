@@ -78,6 +78,15 @@ def float64_inputs(model: nn.Module, graph: Graph, *, noise: bool = False) -> tu
     return args, kwargs
 
 
+def double_(model: nn.Module) -> nn.Module:
+    """Turn a model to float64 in eval mode, with the tensors that it keeps in plain attributes."""
+    for module in model.modules():
+        for name, value in vars(module).items():
+            if isinstance(value, Tensor) and value.is_floating_point():
+                module.__dict__[name] = value.double()
+    return model.double().eval()
+
+
 def noise_like(tensor: Tensor, generator: torch.Generator) -> Tensor:
     """Return normal noise of half the tensor's scale, 0.1 where all is zero."""
     scale = float(tensor.detach().square().mean().sqrt()) if tensor.numel() else 0.0

@@ -15,7 +15,7 @@ from prunus.axes import Graph, Surgery, copied
 from prunus.axes.context import Value
 from prunus.axes.positions import kept_positions
 from prunus.errors import ProofError
-from prunus.plans.float64 import float64_code, float64_inputs, noise_like
+from prunus.plans.float64 import double_, float64_code, float64_inputs, noise_like
 from prunus.plans.tensors import keep_mask, named_state
 
 TOLERANCE = 1e-10
@@ -83,7 +83,7 @@ def prove(
     Raises ProofError, naming the first module whose output differs, unless each output agrees to 1e-10 of its largest,
     or to what the model's own rounding allows where it amplifies that beyond 1e-10.
     """
-    dense = copied(model).double().eval()
+    dense = double_(copied(model))
     apply_masks_(dense, masks)
     own = _compare(dense, graph, surgery, thin, mask)
     randomise_(dense)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +60,7 @@ def examples(shapes: Sequence[str]) -> tuple[Tensor, ...]:
 
 
 def example(shape: str) -> Tensor:
-    """A tensor for `1,3,32,32` (normal numbers) or `1,16:int64` (zeros, a valid index everywhere)."""
+    """A tensor for `1,3,32,32` (normal numbers) or `1,16:int64` (0 and 1 in turn, which nearly every table has)."""
     sizes, _, dtype = shape.partition(":")
     try:
         wanted = [int(size) for size in sizes.split(",")]
@@ -70,7 +71,7 @@ def example(shape: str) -> Tensor:
     if (dtype or "float32") not in DTYPES:
         raise InputError(f"--input {shape}: want float32 or int64 after the colon, got {dtype}")
     if dtype == "int64":
-        return torch.zeros(wanted, dtype=torch.int64)
+        return (torch.arange(math.prod(wanted)) % 2).view(wanted)
     return torch.randn(wanted, generator=torch.Generator().manual_seed(0))
 
 
