@@ -12,7 +12,7 @@ from torch.nn import functional
 from axes.proving import Net, assert_same, generic_, outputs, removal, thin
 from prunus.axes import Graph, trace
 from prunus.errors import InputError
-from prunus.plans import Plan, load, record_of, save
+from prunus.plans import Plan, load, record_of, save, verify
 
 WIDTH = 12
 
@@ -228,3 +228,21 @@ def test_standardised_weights_and_group_norm_slots_run_over_what_is_left() -> No
 def test_policy_is_one_of_three_words() -> None:
     with pytest.raises(InputError, match="inexact is 'compensated'; choose one of forbid, compensate, allow"):
         trace(stream(Root()), torch.randn(2, 4, 5), inexact="compensated")  # type: ignore[arg-type]
+
+
+def test_graph_under_a_policy_is_captured_again_under_it(tmp_path: Path) -> None:
+    """A literal in the code gives a graph; a file of it needs the policy under which its groups exist."""
+
+    def build() -> nn.Module:
+        def forward(self: nn.Module, x: Tensor) -> Tensor:
+            return self.o(self.n(self.i(x)).view(2, 4, WIDTH))
+
+        return Net(forward, i=nn.Linear(5, WIDTH), n=Root(), o=nn.Linear(WIDTH, 3))
+
+    model, x = generic_(build()), torch.randn(2, 4, 5)
+    graph = trace(model, x, inexact="compensate")
+    small = Plan.from_pruned(graph, removal(graph, 0.5, 0)).apply(model)
+    assert record_of(small).form == "graph"  # type: ignore[union-attr]
+    again = load(save(small, tmp_path / "m.prunus"), build)
+    assert torch.equal(again(x), small(x))
+    assert verify(model, tmp_path / "m.prunus", x).holds

@@ -215,6 +215,7 @@ class Plan:
             form=form,
             inputs=describe_inputs(self.graph) if form == "graph" else None,
             inexact=is_inexact(self.graph, self._surgery.kept),
+            policy=self.graph.context.inexact,
         )
 
     def explain(self, *, fold_constants: bool = False) -> str:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from prunus.axes import Graph, Surgery
+from prunus.axes import Graph, Inexact, Surgery
 from prunus.plans.proof import Proof
 from prunus.plans.tensors import cut
 
@@ -27,6 +27,7 @@ class Record:
     surgery: the plan's consequences by tensor name.
     masks: parameter -> boolean in the thinned shape. proof: None where the user turned it off.
     form: whether the model is the user's class or a graph; inputs: what a graph needs to be captured again.
+    policy: that under which the plan was made; a graph that is captured again needs it.
     inexact: whether a statistic runs over fewer units than the masked model has, so that it is another function.
     """
 
@@ -40,6 +41,7 @@ class Record:
     form: Form = "class"
     inputs: Mapping[str, Any] | None = None
     inexact: bool = False
+    policy: Inexact = "forbid"
 
     def after(self, before: Record | None) -> Record:
         """Say what became of the original, where the model was thinned `before`."""
@@ -60,6 +62,7 @@ class Record:
             form="graph" if "graph" in (self.form, before.form) else "class",
             inputs=before.inputs or self.inputs,
             inexact=before.inexact or self.inexact,
+            policy=max(before.policy, self.policy, key=get_args(Inexact).index),
         )
 
 

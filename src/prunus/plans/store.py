@@ -108,7 +108,7 @@ def _cut_like_file(model: nn.Module, record: Record, path: Any) -> nn.Module:
     except (InputError, AttributeError, KeyError, IndexError) as error:
         raise FileError(f"{path} was saved from another model: {error}") from error
     assert record.inputs is not None
-    graph = trace(model, *example_inputs(record.inputs))
+    graph = trace(model, *example_inputs(record.inputs), inexact=record.policy)
     kept = {name: torch.tensor(positions) for name, positions in record.kept.items()}
     return thinned_graph(model, graph, graph.surgery(kept))
 
@@ -182,6 +182,7 @@ def _plan_as_json(record: Record) -> dict[str, Any]:
         "form": record.form,
         "inputs": record.inputs,
         "inexact": record.inexact,
+        "policy": record.policy,
     }
 
 
@@ -202,6 +203,7 @@ def _plan_from_json(plan: dict[str, Any], tensors: Mapping[str, Tensor]) -> Reco
         form=plan["form"],
         inputs=plan["inputs"],
         inexact=plan.get("inexact", False),
+        policy=plan.get("policy", "forbid"),
     )
 
 

@@ -132,7 +132,8 @@ def _rebuilt(dense: nn.Module, record: Record) -> nn.Module:
         return dense
     assert record.inputs is not None
     with float64_code():
-        graph = trace(dense, *_mapped(example_inputs(record.inputs), Tensor.double))
+        inputs = _mapped(example_inputs(record.inputs), Tensor.double)
+        graph = trace(dense, *inputs, inexact=record.policy)
     kept = {name: torch.tensor(positions) for name, positions in record.kept.items()}
     return thinned_graph(dense, graph, graph.surgery(kept))
 
