@@ -20,7 +20,7 @@ from prunus.plans.tensors import keep_mask, named_state
 
 TOLERANCE = 1e-10
 ROUNDING = 1e-6  # beyond it a difference is never taken for rounding
-ROUNDING_MARGIN = 16
+ROUNDING_MARGIN = 2
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Proof:
 
     max_abs: largest difference of any output element. max_rel: that of any output, over its own largest element.
     generic: the same with random weights, so that no dead branch hides an error; nan where those overflow.
-    tolerance: 1e-10, or 16 times what moving the last bit of the weights does to the outputs, where that is more.
+    tolerance: 1e-10, or twice what moving the last three bits of the weights does to the outputs, where that is more.
     """
 
     max_abs: float
@@ -145,7 +145,7 @@ def _compare(
 
 
 def _shaken(masked: nn.Module, graph: Graph, want: list[Tensor], *, noise: bool) -> list[float]:
-    """Return how far each output moves, on its own scale, when the last bit of the model's weights does.
+    """Return how far each output moves, on its own scale, when the last three bits of the model's weights do.
 
     A deep model may amplify rounding beyond the tolerance; two orders of summation differ by as much. A wrong index
     moves outputs by more than that by many orders.
@@ -154,7 +154,7 @@ def _shaken(masked: nn.Module, graph: Graph, want: list[Tensor], *, noise: bool)
     for parameter in masked.parameters():
         if parameter.is_floating_point():
             bits = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype).to(parameter.device)
-            parameter.data.mul_(1 + 2.0**-52 * bits)
+            parameter.data.mul_(1 + 2.0**-49 * bits)
     return distances(want, run(masked, graph, noise=noise))
 
 
