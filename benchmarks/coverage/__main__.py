@@ -50,7 +50,8 @@ def page(options: argparse.Namespace) -> None:
     """Write the page of all that the stores hold."""
     command = f"python -m benchmarks.coverage --jobs {options.jobs}"
     lines, peer = list(read(STORE / "prunus.jsonl")), list(read(STORE / "peer.jsonl"))
-    RESULT.write_text(markdown(lines, peer, command, options.limit, len(list(names()))), encoding="utf-8")
+    missing = sorted(set(names()) - {line["case"] for line in lines})
+    RESULT.write_text(markdown(lines, peer, command, options.limit, missing), encoding="utf-8")
 
 
 def sweep(cases: list[str], store: Path, options: argparse.Namespace) -> None:

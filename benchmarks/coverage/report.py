@@ -24,15 +24,15 @@ WORDS = {
 }
 
 
-def markdown(lines: Sequence[Line], peer: Sequence[Line], command: str, limit: float, total: int) -> str:
-    """Return the whole page. lines, peer: one per case, as the stores hold them; total: how many cases there are."""
+def markdown(lines: Sequence[Line], peer: Sequence[Line], command: str, limit: float, missing: Sequence[str]) -> str:
+    """Return the whole page. lines, peer: one per case, as the stores hold them; missing: cases that have not run."""
     blocks = [
         f"# Coverage: {sum(map(covered, lines))} of {len(lines)} architectures ({share(lines)})",
         f"`{command}`; a process per case, one thread, {limit:.0f} s each. Covered: at ratios .3 and .5 the model is"
         " captured, thinned (at .5 by 20 % of its parameters or more), proved to 1e-10 in float64 by Prunus and by the"
         " sweep on other inputs, trained one step, reloaded in a fresh process; one case in five, drawn at random, is"
         " exported to ONNX at .5 and checked there."
-        + ("" if len(lines) == total else f" These are {len(lines)} of {total} cases, drawn at random."),
+        + (f" Not run yet: {', '.join(missing)}." if missing else ""),
         "\n".join(f"* {name}: {value}" for name, value in {**environment(), "commits": commits(lines)}.items()),
         "## By library",
         table(("", "cases", "covered", "", "own class", "graph", *WORDS), [by_library(lines, x) for x in SCOPES]),
