@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -22,6 +24,17 @@ transformers/falcon transformers/fnet transformers/gemma2 transformers/gpt2 tran
 transformers/patchtst transformers/phi3 transformers/segformer transformers/t5 transformers/vit
 transformers/wav2vec2 transformers/whisper
 """
+# What benchmarks/results/coverage.md lists as not covered, with the reasons; one that passes has to leave this list.
+NOT_COVERED = """
+transformers/autoformer transformers/fsmt transformers/groupvit transformers/led transformers/longformer
+transformers/reformer transformers/vilt transformers/vjepa2
+"""
+
+
+def marked(case: str) -> Any:
+    if case in NOT_COVERED.split():
+        return pytest.param(case, marks=pytest.mark.xfail(strict=True))
+    return pytest.param(case, marks=pytest.mark.ci_slow) if case in IN_CI.split() else case
 
 
 def test_every_module_of_timm_has_a_case() -> None:
@@ -32,9 +45,7 @@ def test_every_module_of_timm_has_a_case() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "case", [pytest.param(case, marks=pytest.mark.ci_slow) if case in IN_CI.split() else case for case in names()]
-)
+@pytest.mark.parametrize("case", map(marked, names()))
 def test_architecture_is_thinned_rightly(case: str) -> None:
     """A fifth of the parameters goes; what is left computes, trains and reloads as the masked model would."""
     torch.set_num_threads(1)
