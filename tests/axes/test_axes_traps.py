@@ -294,9 +294,11 @@ class Anchored(Net):
 
     anchors = torch.empty(0)
     last_shape: torch.Size | None = None
+    seen: list[Tensor]
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.e(self.c(x))
+        self.seen.append(x.detach())
         if self.last_shape != x.shape:
             self.last_shape, self.anchors = x.shape, torch.arange(x.shape[-1]) + 0.5
         return x + self.anchors
@@ -304,7 +306,9 @@ class Anchored(Net):
 
 def test_capture_leaves_what_a_forward_keeps_alone() -> None:
     model = Anchored(lambda s, x: x, c=conv(3, 8), e=conv(8, 4)).eval()
+    model.seen = []
     graph = trace(model, images())
+    assert model.seen == []
     assert model.last_shape is None
     assert "anchors" not in vars(model)
     thin(graph, model, 0.5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import logging
 import warnings
@@ -33,17 +34,26 @@ def capture(model: nn.Module, args: Any, kwargs: Mapping[str, Any] | None = None
     """
     args, kwargs = as_inputs(args, kwargs)
     check_cuttable(model)
-    held = {module: dict(vars(module)) for module in model.modules()}
-    model.train(training)
-    try:
+    with _untouched(model):
+        model.train(training)
         trace = _captured(model, args, kwargs, training)
-    finally:
-        for module, attributes in held.items():
-            vars(module).clear()
-            vars(module).update(attributes)
     if not any(isinstance(trace.nodes[ref.index].value, Meta) for ref in trace.nodes[-1].refs()):
         raise CaptureError(f"{type(model).__name__} returns no tensor, so there is nothing to compare or to prune")
     return trace
+
+
+@contextmanager
+def _untouched(model: nn.Module) -> Iterator[None]:
+    """Put every attribute of every module back afterwards, and what lists and dicts among them held."""
+    attributes = [vars(module) for module in model.modules()]
+    kept = [x for own in attributes for x in (own, *own.values()) if type(x) in (list, dict)]
+    held = [(x, copy.copy(x)) for x in kept]
+    try:
+        yield
+    finally:
+        for x, before in held:
+            x.clear()
+            x.extend(before) if isinstance(x, list) else x.update(before)
 
 
 def _captured(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], training: bool) -> Trace:
