@@ -6,6 +6,7 @@ import copy
 import io
 import logging
 import warnings
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import replace
@@ -46,7 +47,8 @@ def capture(model: nn.Module, args: Any, kwargs: Mapping[str, Any] | None = None
 def _untouched(model: nn.Module) -> Iterator[None]:
     """Put every attribute of every module back afterwards, and what lists and dicts among them held."""
     attributes = [vars(module) for module in model.modules()]
-    kept = [x for own in attributes for x in (own, *own.values()) if type(x) in (list, dict)]
+    # hooks lie in ordered ones; transformers hangs its own on at the first forward, and notes that in an attribute
+    kept = [x for own in attributes for x in (own, *own.values()) if type(x) in (list, dict, OrderedDict)]
     held = [(x, copy.copy(x)) for x in kept]
     try:
         yield
