@@ -31,8 +31,7 @@ def markdown(lines: Sequence[Line], peer: Sequence[Line], command: str, limit: f
         f"`{command}`; a process per case, one thread, {limit:.0f} s each. Covered: at ratios .3 and .5 the model is"
         " captured, thinned (at .5 by 20 % of its parameters or more), proved to 1e-10 in float64 by Prunus and by the"
         " sweep on other inputs, trained one step, reloaded in a fresh process; one case in five, drawn at random, is"
-        " exported to ONNX at .5 and checked there."
-        + (f" Not run yet: {', '.join(missing)}." if missing else ""),
+        " exported to ONNX at .5 and checked there." + (f" Not run yet: {', '.join(missing)}." if missing else ""),
         "\n".join(f"* {name}: {value}" for name, value in {**environment(), "commits": commits(lines)}.items()),
         "## By library",
         table(("", "cases", "covered", "", "own class", "graph", *WORDS), [by_library(lines, x) for x in SCOPES]),
