@@ -246,3 +246,13 @@ def test_graph_under_a_policy_is_captured_again_under_it(tmp_path: Path) -> None
     again = load(save(small, tmp_path / "m.prunus"), build)
     assert torch.equal(again(x), small(x))
     assert verify(model, tmp_path / "m.prunus", x).holds
+
+
+def test_averaged_weights_are_rescaled_like_the_models_own() -> None:
+    model, x = stream(Root()), torch.randn(2, 4, 5)
+    graph = trace(model, x, inexact="compensate")
+    plan = Plan.from_pruned(graph, removal(graph, 0.5, 0))
+    small = plan.apply(model).state_dict()
+    cut = plan.cut(model.state_dict())
+    assert cut.keys() == small.keys()
+    assert all(torch.equal(cut[name], small[name]) for name in small)

@@ -128,3 +128,9 @@ def test_residual_network_of_the_zoo_loses_blocks() -> None:
     assert len(names) == 7  # nine, less the two that change the width
     small = Plan.from_pruned(graph, removal(graph, 0.3, 1), dropped=names[1:4]).apply(model)
     assert record_of(small).proof.passed  # type: ignore[union-attr]
+
+
+def test_state_dict_loses_what_is_dropped() -> None:
+    model = generic_(stack(Block(), Block()))
+    plan = Plan.from_pruned(trace(model, rows()), {}, dropped=["blocks.0"])
+    assert plan.cut(model.state_dict()).keys() == plan.apply(model).state_dict().keys()

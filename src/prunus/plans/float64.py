@@ -78,6 +78,20 @@ def float64_inputs(model: nn.Module, graph: Graph, *, noise: bool = False) -> tu
     return args, kwargs
 
 
+def outputs(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], own: torch.dtype = torch.float32, *, seed: int = 0
+) -> list[Tensor]:
+    """Run a float64 model; return its outputs in order, integers and flags as numbers.
+
+    own: as in `float64_code`. seed: of torch's own generator on the CPU, for models that draw numbers in eval mode too;
+    its state is kept.
+    """
+    with torch.random.fork_rng(devices=[]), float64_code(own):
+        torch.manual_seed(seed)
+        leaves = pytree.tree_leaves(model(*args, **kwargs))
+    return [x if x.is_complex() else x.double() for x in leaves if isinstance(x, Tensor)]
+
+
 def double_(model: nn.Module) -> nn.Module:
     """Turn a model to float64 in eval mode, with the tensors that it keeps in plain attributes."""
     for module in model.modules():

@@ -10,7 +10,6 @@ is checked in numbers before a group is folded, and proved like any other plan.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -20,9 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from prunus.axes import Graph, Group, Member
+from prunus.axes import Graph, Group, Member, copied
 from prunus.axes.rules.pointwise import base_name
 from prunus.axes.trace import Node, Ref
+from prunus.plans.float64 import double_
 from prunus.plans.proof import TOLERANCE, distance, mask_, randomise_, run
 from prunus.plans.tensors import named_state
 
@@ -63,7 +63,7 @@ class Folding:
     @torch.no_grad()
     def fold_(self, model: nn.Module) -> None:
         """Add to the dense model's biases what the removed units contribute; the columns that read them may go then."""
-        masked = copy.deepcopy(model).double().eval()
+        masked = double_(copied(model))
         self.mask_(masked)
         weights, state = named_state(masked), named_state(model)
         for weight, inputs in _inputs(masked, self.graph, self._read).items():
@@ -104,7 +104,7 @@ class Folding:
 
     def varying(self, model: nn.Module) -> dict[str, str]:
         """Return the groups whose removed units carry something that is not constant, with the layer that sees it."""
-        masked = copy.deepcopy(model).double().eval()
+        masked = double_(copied(model))
         self.mask_(masked)
         seen = _inputs(masked, self.graph, self._read)
         found = {}
@@ -121,7 +121,7 @@ class Folding:
 
     def agrees(self, model: nn.Module) -> bool:
         """Tell whether folding keeps the outputs of a float64 model: the constants reach nothing else."""
-        masked, folded = copy.deepcopy(model), copy.deepcopy(model)
+        masked, folded = copied(model), copied(model)
         self.mask_(masked)
         self.fold_(folded)
         mask_(folded, self.graph.surgery(self.kept))
@@ -134,7 +134,7 @@ def find_folding(graph: Graph, kept: Mapping[str, Tensor], model: nn.Module) -> 
 
     Random weights, because a bias that happens to be zero would hide that its constant is not constant.
     """
-    generic = copy.deepcopy(model).double().eval()
+    generic = double_(copied(model))
     randomise_(generic)
     reasons = {name: _unfit(generic, graph, graph[name]) for name in kept}
     left = {name: reason for name, reason in reasons.items() if reason is not None}

@@ -19,7 +19,7 @@ from prunus.plans.proof import Proof, apply_masks_, mask_
 from prunus.plans.proving import prove_plan
 from prunus.plans.record import Form, Record, attach, describe_inputs, record_of
 from prunus.plans.reference import is_inexact
-from prunus.plans.surgery import check_same_model, thin_
+from prunus.plans.surgery import check_same_model, thin_, thinned
 from prunus.plans.tensors import cut
 
 
@@ -185,13 +185,16 @@ class Plan:
         Raises NameNotFound for a name and InputError for a shape that the traced model does not have.
         """
         shapes, masks = self._shapes(), self.thinned_masks()
+        gone = tuple(f"{name}." for name in self.dropped)
         out = {}
         for name, tensor in state.items():
             if name not in shapes:
                 raise NameNotFound.of("tensor", name, shapes)
             if tuple(tensor.shape) != shapes[name]:
                 raise InputError(f"{name} has shape {tuple(tensor.shape)} where the traced model had {shapes[name]}")
-            out[name] = cut(tensor.detach(), self._surgery.edits.get(name, {}))
+            if name.startswith(gone):
+                continue
+            out[name] = thinned(tensor.detach(), self._surgery, name)
             if name in masks:
                 out[name].masked_fill_(~masks[name].to(tensor.device), 0)
         return out

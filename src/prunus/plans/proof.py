@@ -9,13 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from prunus.axes import Graph, Surgery, copied
 from prunus.axes.context import Value
 from prunus.axes.positions import kept_positions
 from prunus.errors import ProofError
-from prunus.plans.float64 import double_, float64_code, float64_inputs, noise_like
+from prunus.plans.float64 import double_, float64_inputs, noise_like, outputs
 from prunus.plans.tensors import keep_mask, named_state
 
 TOLERANCE = 1e-10
@@ -110,7 +109,7 @@ def _compare(
         if not finite:
             return math.nan, math.nan, TOLERANCE
         raise ProofError(
-            f"{type(dense).__name__} does not run in float64, so nothing can be proved: {_first_line(error)}; "
+            f"{type(dense).__name__} does not run in float64, so nothing can be proved: {first_line(error)}; "
             "prove=False takes the plan at its word"
         ) from error
     if not all(torch.isfinite(t).all() for t in want):
@@ -123,7 +122,7 @@ def _compare(
         got = run(thinned, graph, noise=not finite)
     except Exception as error:
         raise ProofError(
-            f"{type(dense).__name__} cannot run with fewer channels: {_first_line(error)}; its forward "
+            f"{type(dense).__name__} cannot run with fewer channels: {first_line(error)}; its forward "
             "probably holds a fixed number (a literal in view or split): read it from the tensor or the module instead"
         ) from error
     apart, overall = distance(want, got)
@@ -186,7 +185,8 @@ def _largest(tensors: list[Tensor]) -> float:
     return math.nan if any(map(math.isnan, found)) else max(found, default=0.0)  # max alone may pass over a nan
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Return an exception's kind and the first line of what it says."""
     return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
 
 
@@ -199,15 +199,8 @@ def mask_(model: nn.Module, surgery: Surgery) -> None:
 
 
 def run(model: nn.Module, graph: Graph, *, noise: bool = False, seed: int = 0) -> list[Tensor]:
-    """Run a float64 model on the example inputs; return its outputs in order, integers and flags as numbers.
-
-    seed: of torch's own generator on the CPU, for models that draw numbers in eval mode too; its state is kept.
-    """
-    args, kwargs = float64_inputs(model, graph, noise=noise)
-    with torch.random.fork_rng(devices=[]), float64_code(graph.dtype):
-        torch.manual_seed(seed)
-        leaves = pytree.tree_leaves(model(*args, **kwargs))
-    return [x if x.is_complex() else x.double() for x in leaves if isinstance(x, Tensor)]
+    """Run a float64 model on the example inputs, with noise on them on request; see `outputs`."""
+    return outputs(model, *float64_inputs(model, graph, noise=noise), graph.dtype, seed=seed)
 
 
 def randomise_(model: nn.Module) -> None:

@@ -12,7 +12,7 @@ from prunus.errors import CaptureError, ProofError
 from prunus.plans.float64 import float64_code, float64_inputs
 from prunus.plans.fold import Folding
 from prunus.plans.graph_model import thinned_graph
-from prunus.plans.proof import Build, Proof, mask_, prove
+from prunus.plans.proof import Build, Proof, first_line, mask_, prove
 from prunus.plans.record import Form
 from prunus.plans.reference import is_inexact, reference
 from prunus.plans.surgery import thin_
@@ -96,6 +96,6 @@ def _check_stood_in(model: nn.Module, graph: Graph, build: Build) -> None:
         thinned(*graph.trace.args, **graph.trace.kwargs)
     except Exception as error:
         raise ProofError(
-            f"{type(model).__name__} cannot run with these sizes in its own dtype: {error}; keep multiples of 8 units "
-            "(round_to=8), which grouped products of experts ask for"
+            f"{type(model).__name__} cannot run with these sizes in its own dtype: {first_line(error)}; keep "
+            "multiples of 8 units (round_to=8), which grouped products of experts ask for"
         ) from error

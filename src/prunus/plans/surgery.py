@@ -52,16 +52,18 @@ def _changes(model: nn.Module, surgery: Surgery, masks: Mapping[str, Tensor]) ->
         if tensor in found or (edit is None and mask is None):
             continue
         if places[name] not in smaller:  # parameters that share memory go on sharing it
-            small = _rescaled(cut(tensor.detach(), edit or {}), surgery.scales.get(name))
+            small = thinned(tensor.detach(), surgery, name)
             smaller[places[name]] = small if mask is None else small.masked_fill_(~mask.to(small.device), 0)
         gradient = gradient_of(tensor)
         found[tensor] = smaller[places[name]], None if gradient is None else cut(gradient, edit or {})
     return Changes(found, numbers=new_numbers(model, surgery))
 
 
-def _rescaled(tensor: Tensor, scale: tuple[float, float] | None) -> Tensor:
-    """Let a norm's weight make up for units that its mean no longer counts."""
-    return tensor if scale is None else (tensor + scale[1]) * scale[0] - scale[1]
+def thinned(tensor: Tensor, surgery: Surgery, name: str) -> Tensor:
+    """Return what is left of a dense tensor; a norm's weight makes up for units that its mean no longer counts."""
+    small = cut(tensor, surgery.edits.get(name, {}))
+    factor, offset = surgery.scales.get(name, (1.0, 0.0))
+    return small if factor == 1 else (small + offset) * factor - offset
 
 
 def _cut_optimizer(

@@ -7,7 +7,6 @@ record, so it can be checked long after the weights have been trained on.
 
 from __future__ import annotations
 
-import copy
 import math
 import os
 from collections.abc import Callable, Mapping
@@ -19,12 +18,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from prunus.axes import Surgery, trace
+from prunus.axes import Surgery, copied, trace
 from prunus.axes.trace import as_inputs
 from prunus.errors import CaptureError, InputError, ProofError
-from prunus.plans.float64 import float64_code
+from prunus.plans.float64 import double_, float64_code, outputs
 from prunus.plans.graph_model import thinned_graph
-from prunus.plans.proof import TOLERANCE, distance, distances
+from prunus.plans.proof import TOLERANCE, distance, distances, first_line
 from prunus.plans.record import Form, Record, example_inputs, record_of
 from prunus.plans.store import read
 from prunus.plans.surgery import check_same_model, thin_
@@ -103,7 +102,7 @@ def verify(
         return Verdict("a norm or a mean runs over fewer units than the masked model's (inexact='allow')", record.form)
     try:
         check_same_model(model, record.shapes)
-        small = _rebuilt(copy.deepcopy(model).double().eval(), record)
+        small = _rebuilt(double_(copied(model)), record)
         _check_fit(small, weights)
     except (InputError, CaptureError, AttributeError, KeyError, IndexError) as misfit:
         name = f"{type(model).__module__}.{type(model).__qualname__}"
@@ -151,7 +150,7 @@ def _check_fit(small: nn.Module, weights: Mapping[str, Tensor]) -> None:
 def _difference(model: nn.Module, small: nn.Module, record: Record, inputs: Any, seed: int) -> float:
     """Return how far masked and thinned outputs are apart, over the largest; inf where even their shapes differ."""
     generator = torch.Generator().manual_seed(seed)
-    masked = copy.deepcopy(model).double().eval()
+    masked = double_(copied(model))
     _draw_(masked, generator)
     state = named_state(masked)
     for name, tensor in named_state(small).items():
@@ -164,13 +163,13 @@ def _difference(model: nn.Module, small: nn.Module, record: Record, inputs: Any,
     device = next(iter(state.values())).device
     args, kwargs = _mapped(inputs, lambda x: _redrawn(x, generator).to(device), integers=True)
     try:
-        want = _run(masked, args, kwargs)
+        want = outputs(masked, args, kwargs)
     except Exception as error:
-        raise InputError(f"{type(model).__name__} does not run on inputs like these: {_first_line(error)}") from error
+        raise InputError(f"{type(model).__name__} does not run on inputs like these: {first_line(error)}") from error
     try:
-        got = _run(small, args, kwargs)
+        got = outputs(small, args, kwargs)
     except Exception as error:
-        raise ProofError(f"the thinned model does not run with these cuts: {_first_line(error)}") from error
+        raise ProofError(f"the thinned model does not run with these cuts: {first_line(error)}") from error
     if not all(torch.isfinite(t).all() for t in want):
         return math.nan
     apart, relative = distance(want, got)[0], max(distances(want, got), default=0.0)
@@ -207,16 +206,6 @@ def _mapped(inputs: Any, change: Callable[[Tensor], Tensor], *, integers: bool =
     return pytree.tree_map(
         lambda x: change(x) if isinstance(x, Tensor) and (integers or x.is_floating_point()) else x, inputs
     )
-
-
-def _run(model: nn.Module, args: Any, kwargs: Any) -> list[Tensor]:
-    with float64_code():
-        leaves = pytree.tree_leaves(model(*args, **kwargs))
-    return [x if x.is_complex() else x.double() for x in leaves if isinstance(x, Tensor)]
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
 
 
 def _sliced(tensor: Tensor, surgery: Surgery, name: str) -> Tensor:
