@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from prunus.allocation import Allocator, Budget, ScoredTarget, allocator, check_ratio, levelled, parse_budget
 from prunus.axes import Graph, Inexact, trace, unwrapped
 from prunus.costs import Costs, Latency, compare, latency, measure
-from prunus.criteria import Criterion, criterion, score_target
+from prunus.criteria import Criterion, collect_for, criterion, score_target
 from prunus.errors import InputError
 from prunus.granularity import COUPLED, Granularity, Target, TargetSpec, as_list, find_targets, granularity
 from prunus.plans import Plan, Proof, named_state, record_of
+from prunus.statistics import Loss, calibration
 
 Counts = Mapping[str, int]
 LANES = 16  # float32 numbers in an AVX-512 register; ONNX Runtime's and OpenVINO's convolutions step by as much
@@ -32,6 +33,8 @@ def plan(
     targets: TargetSpec = "*",
     protect: TargetSpec = (),
     round_to: int = 1,
+    data: Any = None,
+    loss: Loss | None = None,
 ) -> Plan:
     """Decide what goes; nothing is touched.
 
@@ -40,6 +43,8 @@ def plan(
         `params<=2e6` or `sparsity=0.9`: the mildest ratio that meets it is found.
     granularity: `filter` or `channel` remove coupled units and shrink the model; every other one zeroes elements.
     targets: patterns, or a mapping such as `{"kind": "ffn"}`; see `prunus.granularity.group_targets`.
+    data, loss: batches, and a function (output, target) -> loss, for criteria that observe the model; see
+        `prunus.statistics.Calibration`.
     protect: name patterns, or `{"kind": "head"}`, that stay whole. round_to: kept counts become multiples of it.
     Raises InputError for a wrong ratio or a budget out of reach, NothingToPrune where the request changes nothing.
     """
@@ -48,7 +53,8 @@ def plan(
     structured = kind.name in COUPLED
     found = find_targets(graph.model, kind, wanted, graph)
     tensors = named_state(graph.model)
-    scored = {t.name: ScoredTarget.of(t, score_target(t, tensors, rank).cpu(), round_to=round_to) for t in found}
+    seen = collect_for(graph.model, rank, found, calibration(data, loss))
+    scored = {t.name: ScoredTarget.of(t, score_target(t, tensors, rank, seen).cpu(), round_to=round_to) for t in found}
 
     def counts(fraction: float) -> dict[str, int]:
         return levelled(share.counts(scored, fraction), graph.equal)

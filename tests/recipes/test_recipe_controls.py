@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from criteria_tables import rows
 from prunus.criteria import Random
 from prunus.errors import RecipeError
 from prunus.recipes import open_recipe, run
 from prunus.report import validate
+from prunus.statistics import Statistics
 from prunus.training import load_checkpoint
 from recipes.tiny_project import write_project
 
@@ -30,7 +32,7 @@ def test_the_control_prunes_as_much_and_leaves_the_run_as_it_is(tmp_path: Path) 
     assert [row["stage"] for row in facts["history"]] == [row["stage"] for row in alone["history"]]
     saved = load_checkpoint(tmp_path / "both" / "out" / "state" / "random-prune.safetensors")
     for group, weight in (("0", "0.weight"), ("3", "3.weight")):  # the lot is drawn from seed and name alone
-        lot = Random(seed=3).score(torch.zeros(8, 1), torch.ones(8, dtype=torch.int64), key=weight)
+        lot = Random(seed=3).score(rows(torch.zeros(8, 1), name=weight), Statistics())
         pruned = saved["pruning"]["policies"]["filters"]["pruned"][group]
         assert pruned.nonzero().flatten().tolist() == sorted(lot.argsort()[:4].tolist())
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from prunus.axes import trace
 from prunus.errors import InputError
+from prunus.granularity import Piece
 from prunus.plans import Plan
 from prunus.schedules import (
     AGP,
@@ -20,6 +21,7 @@ from prunus.schedules import (
     Policy,
     PruningScheduler,
 )
+from prunus.statistics import Statistics
 from schedules.running import (
     count_zeros,
     make_coupled,
@@ -194,8 +196,8 @@ def test_pruned_units_come_first_whatever_the_criterion_thinks_of_zeros() -> Non
     class Largest:
         name, needs = "largest", frozenset[str]()
 
-        def score(self, units: Tensor, counts: Tensor, *, key: str) -> Tensor:
-            return 1 / (units.abs().sum(dim=1) + 1e-3)
+        def score(self, piece: Piece, statistics: Statistics) -> Tensor:
+            return 1 / (piece.table().abs().sum(dim=1) + 1e-3)
 
     for allocation in ("uniform", "global"):
         schedule = Iterative(final=0.5, rounds=5)

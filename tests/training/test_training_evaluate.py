@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from prunus.batches import check_loader, first_inputs, num_samples
 from prunus.errors import InputError, NameNotFound, TrainingError
-from prunus.training.batches import check_loader, first_inputs, num_samples
 from prunus.training.evaluate import correct_at, evaluate
 from prunus.training.losses import LOSSES, loss_by_name
 

@@ -2,14 +2,19 @@
 
 from prunus.criteria.base import (
     Criterion,
+    collect_for,
     criterion,
     criterion_names,
     normalised,
+    pieces_of,
     register,
     score_target,
 )
 from prunus.criteria.control import Random
+from prunus.criteria.first_order import Taylor
+from prunus.criteria.inputs import Wanda
 from prunus.criteria.magnitude import Magnitude, l1, l2, linf, lp
+from prunus.criteria.scaling import BatchNormScale
 
 register("magnitude", Magnitude)
 register("l1", l1)
@@ -17,14 +22,22 @@ register("l2", l2)
 register("linf", linf)
 register("lp", lp)
 register("random", Random)
+register("bn_scale", BatchNormScale)
+register("taylor", Taylor)
+register("wanda", Wanda)
 
 __all__ = [
+    "BatchNormScale",
     "Criterion",
     "Magnitude",
     "Random",
+    "Taylor",
+    "Wanda",
+    "collect_for",
     "criterion",
     "criterion_names",
     "normalised",
+    "pieces_of",
     "register",
     "score_target",
 ]

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Literal, Protocol, get_args, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from prunus.errors import InputError, NameNotFound
-from prunus.granularity import Target
+from prunus.errors import InputError, NameNotFound, naming
+from prunus.granularity import Piece, Target
 from prunus.granularity.spelling import build, parse_call
+from prunus.plans import named_state
+from prunus.statistics import Calibration, Statistics, collect
 
 Normalise = Literal["mean", "none", "max", "gaussian"]
 Reduce = Literal["mean", "sum", "max", "first"]
@@ -19,9 +21,17 @@ Reduce = Literal["mean", "sum", "max", "first"]
 ENTRY_POINTS = "prunus.criteria"
 
 
+Reads = Literal["weights", "norms", "readers"]
+
+
 @runtime_checkable
 class Criterion(Protocol):
-    """Which units matter least; a pure function of what it reads."""
+    """Which units matter least; a pure function of what it reads.
+
+    An attribute `reads` says which tensors of a coupled target are scored: `weights` (also where there is none), the
+    ones that the granularity names; `norms`, the scales of batch norms over the units; `readers`, the weights that
+    read the units.
+    """
 
     @property
     def name(self) -> str:
@@ -31,13 +41,14 @@ class Criterion(Protocol):
     def needs(self) -> frozenset[str]:
         """Names of the statistics that must be collected first; empty when the weights suffice."""
 
-    def score(self, units: Tensor, counts: Tensor, *, key: str) -> Tensor:
-        """Score each unit; low means prune.
+    def score(self, piece: Piece, statistics: Statistics) -> Tensor:
+        """Score each unit of one tensor; low means prune.
 
-        units: (U, E), any float dtype, short units padded with 0; counts: (U,) int64, real elements per unit.
-        key: the tensor's name; a random criterion derives its seed from it, so that every rank agrees.
-        Returns (U,), float32 (float64 for float64 weights), on the units' device, never NaN for finite
-        weights.
+        piece: `piece.table()` is the tensor as (U, E), any float dtype, short units padded with 0; `piece.counts` the
+            real elements per unit; `piece.param` its name, from which a random criterion derives its seed, so that
+            every rank agrees.
+        statistics: what `needs` asked for, as `statistics.mean(name, piece.param)`.
+        Returns (U,), float32 (float64 for float64 weights), on the tensor's device, never NaN for finite weights.
         """
 
 
@@ -76,25 +87,59 @@ def criterion_names() -> tuple[str, ...]:
     return tuple(sorted({*_REGISTRY, *(point.name for point in entry_points(group=ENTRY_POINTS))}))
 
 
+def collect_for(
+    model: nn.Module, criterion: Criterion, targets: Iterable[Target], calibration: Calibration | None
+) -> Statistics:
+    """Collect what a criterion needs of these targets.
+
+    Raises InputError where it needs calibration data and there is none, or reads what a target does not have.
+    """
+    tensors = named_state(model) if criterion.needs else {}
+    pieces = [piece for target in targets if criterion.needs for piece in pieces_of(target, tensors, criterion)]
+    with naming(criterion.name):
+        return collect(model, dict.fromkeys(criterion.needs, pieces), calibration)
+
+
+def pieces_of(target: Target, tensors: Mapping[str, Tensor], criterion: Criterion) -> list[Piece]:
+    """Return the tensors of a target that a criterion reads.
+
+    tensors: by state-dict name.
+    Raises InputError, naming target and criterion, where the target has none.
+    """
+    reads = getattr(criterion, "reads", "weights")
+    if reads not in get_args(Reads):
+        raise NameNotFound.of(f"word for what {criterion.name} reads", reads, get_args(Reads))
+    parts = {
+        "weights": target.scored,
+        "norms": tuple(part for part in target.parts if part.role == "norm"),
+        "readers": tuple(part for part in target.parts if part.role == "in"),
+    }[reads]
+    if not parts:
+        what = "batch norm scales its units" if reads == "norms" else "weight that reads its units is known"
+        raise InputError(
+            f"{target.name}: no {what}, so {criterion.name} has nothing to read; choose other targets, granularity "
+            "filter with a traced graph, or another criterion"
+        )
+    return [Piece(target.name, part, tensors[part.param].detach()) for part in parts]
+
+
 def score_target(
     target: Target,
-    params: Mapping[str, Tensor],
+    tensors: Mapping[str, Tensor],
     criterion: Criterion,
+    statistics: Statistics | None = None,
     *,
     normalise: Normalise = "mean",
     reduce: Reduce = "mean",
 ) -> Tensor:
-    """Score the units of a target: a weight's directly, a coupled group's over all its scored parts.
+    """Score the units of a target: a weight's directly, a coupled group's over all tensors that the criterion reads.
 
-    params: tensors by state dict name.
-    normalise, reduce: how the parts of a group are made comparable, and joined; a single part is left as it
-        is.
-    Returns (U,) float32 or float64, on the device of the first scored part.
+    tensors: by state-dict name. statistics: from `collect_for`, where the criterion needs any.
+    normalise, reduce: how the parts of a group are made comparable, and joined; a single part is left as it is.
+    Returns (U,) float32 or float64, on the device of the first part.
     """
-    scores = [
-        _score_part(part.param, part.units.gather(params[part.param]), part.units.counts, criterion)
-        for part in target.scored
-    ]
+    found = Statistics() if statistics is None else statistics
+    scores = [_score(piece, found, criterion) for piece in pieces_of(target, tensors, criterion)]
     if len(scores) == 1:
         return scores[0]
     first = scores[0]
@@ -137,12 +182,12 @@ def _loaded(point: EntryPoint) -> Callable[..., Criterion]:
     return factory
 
 
-def _score_part(key: str, units: Tensor, counts: Tensor, criterion: Criterion) -> Tensor:
-    scores = criterion.score(units.detach(), counts.to(units.device), key=key)
-    if scores.shape != counts.shape or not scores.is_floating_point():
+def _score(piece: Piece, statistics: Statistics, criterion: Criterion) -> Tensor:
+    scores = criterion.score(piece, statistics)
+    if scores.shape != piece.counts.shape or not scores.is_floating_point():
         raise InputError(
-            f"criterion {criterion.name} returned {scores.dtype} {tuple(scores.shape)} for {key}; "
-            f"float ({counts.numel()},), one score per unit, is wanted"
+            f"criterion {criterion.name} returned {scores.dtype} {tuple(scores.shape)} for {piece.param}; "
+            f"float ({piece.counts.numel()},), one score per unit, is wanted"
         )
     return scores
 

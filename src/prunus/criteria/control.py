@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from prunus.errors import InputError
+from prunus.granularity import Piece
+from prunus.statistics import Statistics, wide
 
 
 @dataclass(frozen=True)
@@ -34,9 +36,9 @@ class Random:
         """Nothing."""
         return frozenset()
 
-    def score(self, units: Tensor, counts: Tensor, *, key: str) -> Tensor:
+    def score(self, piece: Piece, statistics: Statistics) -> Tensor:
         """Return (U,) float32 (float64 for float64 weights)."""
-        digest = hashlib.sha256(f"{self.seed}:{key}".encode()).digest()
+        digest = hashlib.sha256(f"{self.seed}:{piece.param}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
-        dtype = torch.float64 if units.dtype == torch.float64 else torch.float32
-        return torch.rand(units.shape[0], generator=generator, dtype=dtype).to(units.device)
+        drawn = torch.rand(piece.counts.numel(), generator=generator, dtype=wide(piece.tensor).dtype)
+        return drawn.to(piece.tensor.device)

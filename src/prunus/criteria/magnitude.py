@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from prunus.errors import InputError, NameNotFound
+from prunus.granularity import Piece
+from prunus.statistics import Statistics, wide
 
 
 @dataclass(frozen=True)
@@ -45,13 +47,13 @@ class Magnitude:
         """Nothing: the weights suffice."""
         return frozenset()
 
-    def score(self, units: Tensor, counts: Tensor, *, key: str) -> Tensor:
+    def score(self, piece: Piece, statistics: Statistics) -> Tensor:
         """Return the norms, (U,); the largest |w| is divided out first: no power over- or underflows."""
-        sizes = units.abs().to(torch.float64 if units.dtype == torch.float64 else torch.float32)
-        if units.shape[1] == 1:
+        sizes, counts = wide(piece.table()).abs(), piece.counts
+        if sizes.shape[1] == 1:
             return sizes.squeeze(1)
-        if units.shape[1] == 0:
-            return sizes.new_zeros(units.shape[0])
+        if sizes.shape[1] == 0:
+            return sizes.new_zeros(sizes.shape[0])
         if self.p == 1:
             return sizes.sum(dim=1) / self._divisor(counts, sizes)
         largest = sizes.amax(dim=1)

@@ -12,7 +12,16 @@ from prunus.granularity.kinds import (
     granularity,
 )
 from prunus.granularity.names import TargetSpec, as_list, read
-from prunus.granularity.targets import COUPLED, Part, Target, check_targets, find_targets, group_targets, weight_targets
+from prunus.granularity.targets import (
+    COUPLED,
+    Part,
+    Piece,
+    Target,
+    check_targets,
+    find_targets,
+    group_targets,
+    weight_targets,
+)
 from prunus.granularity.units import MemberUnits, NMUnits, TileUnits, Units
 
 __all__ = [
@@ -27,6 +36,7 @@ __all__ = [
     "MemberUnits",
     "NMUnits",
     "Part",
+    "Piece",
     "Target",
     "TargetSpec",
     "TileUnits",

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
 from prunus.errors import InputError, NameNotFound
 from prunus.granularity.kinds import Granularity
@@ -18,14 +19,21 @@ from prunus.granularity.units import MemberUnits, Units
 COUPLED = ("filter", "channel")
 """The granularities whose units hang together across tensors, so that removing them shrinks the model."""
 
+_ROLES = {"filter": "out", "channel": "in"}
+
 
 @dataclass(frozen=True)
 class Part:
-    """One tensor of a target: its name in the state dict, its units, whether the score reads it."""
+    """One tensor of a target: its name in the state dict, its units, whether the score reads it.
+
+    role: what the tensor is to the units: `out` makes them, `in` reads them, `norm` is a batch norm's scale of them,
+        `scale` any other number per unit; `own` where the units are pieces of the weight itself.
+    """
 
     param: str
     units: Units
     scored: bool
+    role: str = "own"
 
 
 @dataclass(frozen=True)
@@ -48,6 +56,37 @@ class Target:
     def scored(self) -> tuple[Part, ...]:
         """The parts that take part in the score."""
         return tuple(part for part in self.parts if part.scored)
+
+
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """What is scored at a time: one tensor of one target, as it is now.
+
+    target: the target's name. tensor: detached, of the shape that its units see.
+    """
+
+    target: str
+    part: Part
+    tensor: Tensor
+
+    @property
+    def param(self) -> str:
+        """The tensor's name in the state dict."""
+        return self.part.param
+
+    @property
+    def counts(self) -> Tensor:
+        """Real elements of each unit, (U,) int64, on the tensor's device."""
+        return self.part.units.counts.to(self.tensor.device)
+
+    @classmethod
+    def of(cls, param: str, tensor: Tensor, units: Units) -> Piece:
+        """Return a tensor that is a target by itself."""
+        return cls(param, Part(param, units, True), tensor.detach())
+
+    def table(self, values: Tensor | None = None) -> Tensor:
+        """Return the tensor's elements, or others of its shape, as (U, E); short units are padded with 0."""
+        return self.part.units.gather(self.tensor if values is None else values)
 
 
 class MemberLike(Protocol):
@@ -163,7 +202,8 @@ def group_targets(
     model = _model_of(graph) if model is None else model
     shapes = _shapes(model)
     groups = _of_kinds(graph.groups, read(targets))
-    coupled = [_group_target(group, "out" if kind == "filter" else "in", shapes) for group in groups]
+    norms = _norm_scales(model)
+    coupled = [_group_target(group, "out" if kind == "filter" else "in", shapes, norms) for group in groups]
     if targets == "*":
         return coupled
     selected = _select(model, coupled, targets)
@@ -185,7 +225,7 @@ def _of_kinds(groups: Sequence[GroupLike], spec: Spec) -> list[GroupLike]:
 
 def _weight_target(kind: Granularity, name: str, shape: torch.Size) -> Target:
     try:
-        return Target(name, (Part(name, kind.units(shape), True),))
+        return Target(name, (Part(name, kind.units(shape), True, _ROLES.get(kind.name, "own")),))
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
 
@@ -202,11 +242,25 @@ def _shapes(model: nn.Module) -> dict[str, torch.Size]:
     return shapes | {name: tensor.shape for name, tensor in model.named_parameters(remove_duplicate=False)}
 
 
-def _group_target(group: GroupLike, role: str, shapes: Mapping[str, torch.Size]) -> Target:
+def _norm_scales(model: nn.Module) -> frozenset[str]:
+    """Names of the weights of batch norms; wrapped and synchronised ones count."""
+    norms = [(path, module) for path, module in model.named_modules() if isinstance(module, BatchNorm)]
+    return frozenset(f"{path}.weight".lstrip(".") for path, _ in norms)
+
+
+def _group_target(group: GroupLike, role: str, shapes: Mapping[str, torch.Size], norms: frozenset[str]) -> Target:
     members = [member for member in group.members if member.role != "spared"]
     parameters = [member for member in members if member.is_parameter]
     scored = [m for m in parameters if m.role == role and len(shapes[m.param]) >= 2] or parameters
-    parts = [Part(m.param, MemberUnits(shapes[m.param], m.dim, m.index), any(m is s for s in scored)) for m in members]
+    parts = [
+        Part(
+            m.param,
+            MemberUnits(shapes[m.param], m.dim, m.index),
+            any(m is s for s in scored),
+            "norm" if m.param in norms else m.role,
+        )
+        for m in members
+    ]
     return Target(group.name, tuple(parts), group.name)
 
 

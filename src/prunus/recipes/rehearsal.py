@@ -7,6 +7,7 @@ import contextlib
 from torch import nn
 
 from prunus.axes import Graph
+from prunus.batches import first_batch
 from prunus.errors import NothingToPrune
 from prunus.granularity import find_targets
 from prunus.recipes.epochs import make_optimizer
@@ -14,7 +15,6 @@ from prunus.recipes.policies import build_scheduler
 from prunus.recipes.session import Session
 from prunus.recipes.stages import find_structure
 from prunus.training import check_batch, evaluate
-from prunus.training.batches import first_batch
 
 
 def rehearse(session: Session) -> None:

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from prunus.batches import Inputs, num_batches
 from prunus.errors import FileError
 from prunus.recipes.folder import RunFolder
 from prunus.recipes.parts import Parts
 from prunus.recipes.schema import Recipe
 from prunus.training import Reporter, first_inputs
-from prunus.training.batches import Inputs, num_batches
 
 # Two samples: enough for batch norm and for the tracer to tell the batch from what is fixed.
 TRACED = 2

@@ -14,6 +14,7 @@ from prunus.errors import TrainingError
 from prunus.granularity import Target
 from prunus.schedules.kinds import Schedule
 from prunus.schedules.policy import Policy
+from prunus.statistics import Statistics
 
 
 @dataclass
@@ -44,18 +45,22 @@ class Course:
 
 @torch.no_grad()
 def choose(
-    course: Course, fraction: float, tensors: Mapping[str, Tensor], equal: Sequence[Sequence[str]] = ()
+    course: Course,
+    fraction: float,
+    tensors: Mapping[str, Tensor],
+    equal: Sequence[Sequence[str]] = (),
+    statistics: Statistics | None = None,
 ) -> dict[str, Tensor]:
     """Return the units to prune per target at a fraction, (U,) bool; what is pruned stays pruned.
 
-    equal: sets of groups that must lose equally many units (`Graph.equal`).
+    equal: sets of groups that must lose equally many units (`Graph.equal`). statistics: what the criterion needs.
     Raises TrainingError, naming the target, where weights are nan.
     """
     policy = course.policy
     rank, share = criterion(policy.criterion), allocator(policy.allocation)
     scored = {}
     for target in course.targets:
-        scores = _checked(target, score_target(target, tensors, rank).cpu())
+        scores = _checked(target, score_target(target, tensors, rank, statistics).cpu())
         ranked = _with_pruned_lowest(scores, course.pruned[target.name])
         scored[target.name] = ScoredTarget.of(target, ranked, round_to=policy.round_to)
     progress = fraction / (course.schedule.final or 1.0)

@@ -40,7 +40,7 @@ class Policy:
         with naming("targets"):
             check_targets(self.targets, kind)
         with naming("criterion"):
-            _needs_nothing(criterion(self.criterion))
+            criterion(self.criterion)
         with naming("allocation"):
             share = allocator(self.allocation)
         when = schedule(self.schedule)
@@ -70,14 +70,6 @@ def policy(spec: Mapping[str, Any] | Policy) -> Policy:
         if key not in spec:
             raise InputError(f"{key} is missing; a policy needs granularity and schedule")
     return Policy(**spec)
-
-
-def _needs_nothing(made: Criterion) -> None:
-    if made.needs:
-        raise InputError(
-            f"{made.name} needs {', '.join(sorted(made.needs))}, which a schedule does not collect; "
-            "use a criterion that reads the weights alone"
-        )
 
 
 def _check_round_to(round_to: Any, kind: Granularity) -> None:

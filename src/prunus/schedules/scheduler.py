@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from prunus.axes import Graph, unwrapped
+from prunus.criteria import collect_for, criterion
 from prunus.errors import InputError, NothingToPrune
 from prunus.granularity import find_targets
 from prunus.masks import MaskSet
@@ -25,6 +26,7 @@ from prunus.schedules.policy import Policy
 from prunus.schedules.stop import Stop
 from prunus.schedules.threshold import MagnitudeParameterPruner
 from prunus.schedules.time import Unit
+from prunus.statistics import Calibration, Loss, calibration
 
 Event = dict[str, Any]
 _VERSION = 1
@@ -70,6 +72,7 @@ class PruningScheduler:
     fold_constants: what units carry when they are pruned goes into the biases of the layers that read them, where
         that is exact (`Plan.folding`); needs a graph.
     steps_per_epoch: needed for times inside an epoch, such as `0.5ep`.
+    data, loss: for criteria that observe the model before each pruning; see `prunus.statistics.Calibration`.
     Raises NameNotFound where a policy matches nothing, InputError for whatever else is wrong with the
     arguments.
     """
@@ -85,6 +88,8 @@ class PruningScheduler:
         guard: AccuracyGuard | None = None,
         fold_constants: bool = False,
         steps_per_epoch: int | None = None,
+        data: Any = None,
+        loss: Loss | None = None,
     ) -> None:
         if fold_constants and graph is None:
             raise InputError("fold_constants needs to know who reads what; give the graph of `prunus.trace`")
@@ -97,6 +102,8 @@ class PruningScheduler:
         self._model, self._optimizer, self._graph = model, optimizer, graph
         self._stop, self._guard, self._fold_constants = tuple(stop), guard, fold_constants
         self._courses = _courses(policies, model, graph, steps_per_epoch)
+        self._calibration = calibration(data, loss)
+        _check_calibration(self._courses, self._calibration)
         self._reason: str | None = None
         self._reference = None if guard is None else guard.reference
         self._reported = 0
@@ -219,7 +226,9 @@ class PruningScheduler:
 
     def _prune(self, course: Course, fraction: float) -> None:
         tensors = named_state(self._model)
-        pruned = choose(course, fraction, tensors, () if self._graph is None else self._graph.equal)
+        seen = collect_for(self._model, criterion(course.policy.criterion), course.targets, self._calibration)
+        equal = () if self._graph is None else self._graph.equal
+        pruned = choose(course, fraction, tensors, equal, seen)
         before = course.num_pruned
         if self._fold_constants and self._graph is not None:
             groups = {t.group: pruned[t.name] for t in course.targets if t.group is not None}
@@ -322,6 +331,17 @@ def _courses(
         when = with_whole_times(schedule(policy.schedule), steps_per_epoch)
         courses[name] = Course(name, policy, when, find_targets(model, policy.granularity, policy.targets, graph))
     return list(courses.values())
+
+
+def _check_calibration(courses: Sequence[Course], calibration: Calibration | None) -> None:
+    """Raise InputError now for what would otherwise be missing in the middle of training."""
+    for course in courses:
+        rank = criterion(course.policy.criterion)
+        if rank.needs and calibration is None:
+            raise InputError(
+                f"policy {course.name!r}: {rank.name} observes the model on calibration data; give data=, and loss= "
+                "where it reads gradients"
+            )
 
 
 def _free_name(policy: Policy, taken: Mapping[str, Course]) -> str:

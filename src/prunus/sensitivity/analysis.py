@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from prunus.allocation import ScoredTarget, check_ratio, num_pruned
 from prunus.axes import unwrapped
-from prunus.criteria import Criterion, score_target
+from prunus.criteria import Criterion, collect_for, score_target
 from prunus.criteria import criterion as read_criterion
 from prunus.errors import InputError, TrainingError
 from prunus.granularity import NM, Granularity, Target, TargetSpec, find_targets
@@ -21,6 +21,7 @@ from prunus.granularity.targets import GraphLike
 from prunus.plans import named_state
 from prunus.sensitivity.curves import Curves
 from prunus.sensitivity.store import CellStore, Metrics, fingerprint
+from prunus.statistics import Loss, Statistics, calibration
 
 Evaluate = Callable[[nn.Module], "float | Mapping[str, float]"]
 Progress = Callable[[int, int, str], None]
@@ -39,6 +40,8 @@ def perform_sensitivity_analysis(
     graph: GraphLike | None = None,
     store: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
+    data: Any = None,
+    loss: Loss | None = None,
 ) -> Curves:
     """Measure how much each target suffers when it alone is pruned, to each level, without fine-tuning.
 
@@ -50,6 +53,7 @@ def perform_sensitivity_analysis(
         weights.
     store: a JSON lines file; every cell is on disk before the next begins, and a later call with the same
         model, granularity and criterion measures only what is missing.
+    data, loss: for criteria that observe the model; see `prunus.statistics.Calibration`.
     progress: called after each cell with (done, total, "target level").
     Returns the curves. The model is the same afterwards, bit for bit, also when `evaluate` raises.
     Raises TrainingError when `evaluate` fails or returns no number, FileError for a store of something else.
@@ -59,11 +63,12 @@ def perform_sensitivity_analysis(
     steps, plain = _levels(kind, levels), unwrapped(model)
     chosen = find_targets(plain, kind, targets, graph)
     cells = CellStore(store, fingerprint(plain, kind.name, judge.name, "coupled" if graph is not None else "single"))
+    seen = collect_for(plain, judge, chosen, calibration(data, loss))
     jobs = [(None, 0.0), *((target, level) for target in chosen for level in steps)]
     for done, (target, level) in enumerate(jobs, start=1):
         name = _DENSE if target is None else target.name
         if (name, level) not in cells.cells:
-            cells.add(name, level, _measure(model, evaluate, target, level, judge))
+            cells.add(name, level, _measure(model, evaluate, target, level, judge, seen))
         if progress is not None:
             progress(done, len(jobs), f"{name} {level:g}" if target else "dense")
     return _curves(cells, kind, judge, steps, chosen)
@@ -78,11 +83,13 @@ def _levels(kind: Granularity, levels: Sequence[float]) -> tuple[float, ...]:
     return checked
 
 
-def _measure(model: nn.Module, evaluate: Evaluate, target: Target | None, level: float, judge: Criterion) -> Metrics:
+def _measure(
+    model: nn.Module, evaluate: Evaluate, target: Target | None, level: float, judge: Criterion, seen: Statistics
+) -> Metrics:
     """Evaluate the model with one target pruned, or as it is."""
     with _restored(model, target):
         if target is not None:
-            _prune_(named_state(unwrapped(model)), target, level, judge)
+            _prune_(named_state(unwrapped(model)), target, level, judge, seen)
         where = f"at {level:g} of {target.name}" if target else "on the dense model"
         try:
             return _metrics(evaluate(model))
@@ -92,8 +99,8 @@ def _measure(model: nn.Module, evaluate: Evaluate, target: Target | None, level:
             raise TrainingError(f"evaluate failed {where}: {type(error).__name__}: {error}") from error
 
 
-def _prune_(tensors: Mapping[str, Tensor], target: Target, level: float, judge: Criterion) -> None:
-    scores = score_target(target, tensors, judge)
+def _prune_(tensors: Mapping[str, Tensor], target: Target, level: float, judge: Criterion, seen: Statistics) -> None:
+    scores = score_target(target, tensors, judge, seen)
     units = target.parts[0].units
     scored = ScoredTarget.of(target, scores)
     pruned = units.pick(scores, scored.bounded(num_pruned(level, target.num_units)))

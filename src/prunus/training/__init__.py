@@ -3,7 +3,7 @@
 Every function takes what it needs: a model, an iterable of (x, y), an optimizer of torch's.
 """
 
-from prunus.training.batches import check_loader, first_inputs, num_samples
+from prunus.batches import check_loader, first_inputs, num_samples
 from prunus.training.batchnorm import recalibrate_
 from prunus.training.checkpoint import load_checkpoint, save_checkpoint
 from prunus.training.evaluate import evaluate

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from prunus.batches import batches, forward
 from prunus.errors import InputError
-from prunus.training.batches import batches, forward
 
 
 def recalibrate_(model: nn.Module, loader: Any, *, num_batches: int = 50, device: torch.device | str = "cpu") -> int:

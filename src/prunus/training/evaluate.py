@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from prunus.batches import batches, blame, forward
 from prunus.errors import InputError, NameNotFound, TrainingError
-from prunus.training.batches import batches, blame, forward
 from prunus.training.losses import Loss
 
 NAMED_METRICS = ("top1", "top5", "loss")

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from prunus.batches import Inputs, batches, blame, forward
 from prunus.errors import InputError, TrainingError
-from prunus.training.batches import Inputs, batches, blame, forward
 from prunus.training.losses import Loss, is_one_number
 
 PRECISIONS = ("float32", "bfloat16")

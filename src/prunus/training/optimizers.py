@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from prunus.batches import first_line
 from prunus.errors import InputError, NameNotFound
-from prunus.training.batches import first_line
 
 
 def optimizer_names() -> dict[str, type[torch.optim.Optimizer]]:

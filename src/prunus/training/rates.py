@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch.optim import lr_scheduler
 
+from prunus.batches import first_line
 from prunus.errors import InputError, NameNotFound
-from prunus.training.batches import first_line
 from prunus.training.optimizers import check_arguments
 
 WORDS = ("constant", "cosine", "step", "one_cycle")

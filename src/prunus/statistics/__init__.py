@@ -1,0 +1,36 @@
+"""What must be observed: statistics of inputs, gradients and curvature, collected once for all who need them."""
+
+from prunus.statistics import gradients, inputs  # noqa: F401  (their names are registered)
+from prunus.statistics.calibration import Batch, Calibration, Loss, calibration
+from prunus.statistics.collect import Requests, collect
+from prunus.statistics.kinds import (
+    OfGradients,
+    OfInputGradients,
+    OfInputs,
+    OfModel,
+    register,
+    statistic,
+    statistic_names,
+    wide,
+)
+from prunus.statistics.layers import Layer
+from prunus.statistics.store import Statistics
+
+__all__ = [
+    "Batch",
+    "Calibration",
+    "Layer",
+    "Loss",
+    "OfGradients",
+    "OfInputGradients",
+    "OfInputs",
+    "OfModel",
+    "Requests",
+    "Statistics",
+    "calibration",
+    "collect",
+    "register",
+    "statistic",
+    "statistic_names",
+    "wide",
+]
