@@ -11,10 +11,13 @@ from prunus.criteria.base import (
     score_target,
 )
 from prunus.criteria.control import Random
-from prunus.criteria.first_order import Taylor
+from prunus.criteria.curvature import OptimalBrainDamage, OptimalBrainSurgeon
+from prunus.criteria.first_order import Snip, Taylor, TaylorActivation
+from prunus.criteria.flow import Grasp, SynFlow
 from prunus.criteria.inputs import Wanda
 from prunus.criteria.magnitude import Magnitude, l1, l2, linf, lp
 from prunus.criteria.scaling import BatchNormScale
+from prunus.criteria.training import Movement
 
 register("magnitude", Magnitude)
 register("l1", l1)
@@ -24,14 +27,28 @@ register("lp", lp)
 register("random", Random)
 register("bn_scale", BatchNormScale)
 register("taylor", Taylor)
+register("taylor_activation", TaylorActivation)
+register("snip", Snip)
+register("grasp", Grasp)
+register("synflow", SynFlow)
+register("obd", OptimalBrainDamage)
+register("obs", OptimalBrainSurgeon)
+register("movement", Movement)
 register("wanda", Wanda)
 
 __all__ = [
     "BatchNormScale",
     "Criterion",
+    "Grasp",
     "Magnitude",
+    "Movement",
+    "OptimalBrainDamage",
+    "OptimalBrainSurgeon",
     "Random",
+    "Snip",
+    "SynFlow",
     "Taylor",
+    "TaylorActivation",
     "Wanda",
     "collect_for",
     "criterion",

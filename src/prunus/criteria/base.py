@@ -88,16 +88,21 @@ def criterion_names() -> tuple[str, ...]:
 
 
 def collect_for(
-    model: nn.Module, criterion: Criterion, targets: Iterable[Target], calibration: Calibration | None
+    model: nn.Module,
+    criterion: Criterion,
+    targets: Iterable[Target],
+    calibration: Calibration | None,
+    gathered: Statistics | None = None,
 ) -> Statistics:
     """Collect what a criterion needs of these targets.
 
+    gathered: what a training under way has observed.
     Raises InputError where it needs calibration data and there is none, or reads what a target does not have.
     """
     tensors = named_state(model) if criterion.needs else {}
     pieces = [piece for target in targets if criterion.needs for piece in pieces_of(target, tensors, criterion)]
     with naming(criterion.name):
-        return collect(model, dict.fromkeys(criterion.needs, pieces), calibration)
+        return collect(model, dict.fromkeys(criterion.needs, pieces), calibration, gathered)
 
 
 def pieces_of(target: Target, tensors: Mapping[str, Tensor], criterion: Criterion) -> list[Piece]:

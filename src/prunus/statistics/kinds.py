@@ -1,4 +1,4 @@
-"""The statistics that have a name, and the four ways of observing one.
+"""The statistics that have a name, and the five ways of observing one.
 
 Each is a sum with a count, so that batches, processes and machines add up.
 """
@@ -33,12 +33,13 @@ class OfInputs:
 
 @dataclass(frozen=True)
 class OfInputGradients:
-    """Of what a weight reads and the loss's gradient there; by (statistic, tensor).
+    """Of what a weight reads of one sample, and the loss's gradient there; by (statistic, tensor, target).
 
-    observe: (layer, input, its gradient) -> (sum, observations).
+    observe: (piece, layer, rows read, their gradients), both (T, C) -> what is summed; one observation per sample, or
+        several where the weight is read several times. Padding tokens are not among the rows.
     """
 
-    observe: Callable[[Layer, Tensor, Tensor], tuple[Tensor, float]]
+    observe: Callable[[Piece, Layer, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,17 @@ class OfModel:
     collect_: Callable[[nn.Module, Sequence[Piece], Calibration, Statistics, str], None]
 
 
-Kind: TypeAlias = OfInputs | OfInputGradients | OfGradients | OfModel
+@dataclass(frozen=True)
+class OfTraining:
+    """Of every optimizer step of a training under way, which only a scheduler sees; by (statistic, tensor).
+
+    observe: (weight, its gradient, learning rate), before the step -> what is summed; one observation per step.
+    """
+
+    observe: Callable[[Tensor, Tensor, float | Tensor], Tensor]
+
+
+Kind: TypeAlias = OfInputs | OfInputGradients | OfGradients | OfModel | OfTraining
 
 _REGISTRY: dict[str, Callable[..., Kind]] = {}
 
