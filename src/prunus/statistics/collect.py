@@ -33,7 +33,7 @@ def collect(
 ) -> Statistics:
     """Observe a model on calibration data; it is run in eval mode and left as it was.
 
-    gathered: what a training under way has observed, for statistics of its steps.
+    gathered: what a training under way has observed, for statistics of its steps; the others are added to it.
     Nothing of a batch is kept but what is added to the sums. Passes over the data: one for everything about inputs
     and mini-batches' gradients together, one with a backward pass per sample for statistics of samples, and those
     that a statistic makes of its own (see its docstring).
@@ -41,7 +41,7 @@ def collect(
     where model, data or loss fail.
     """
     kinds = {name: statistic(name) for name, pieces in requests.items() if pieces}
-    found = _of_training([name for name, kind in kinds.items() if isinstance(kind, OfTraining)], gathered)
+    found = _gathered(_only(OfTraining, kinds), gathered)
     kinds = {name: kind for name, kind in kinds.items() if not isinstance(kind, OfTraining)}
     if not kinds:
         return found
@@ -57,19 +57,15 @@ def collect(
     return found
 
 
-def _of_training(names: Sequence[str], gathered: Statistics | None) -> Statistics:
-    """Return what a training has gathered of these statistics."""
-    found = Statistics()
+def _gathered(names: Iterable[str], gathered: Statistics | None) -> Statistics:
+    if gathered is not None:
+        return gathered
     for name in names:
-        if gathered is None:
-            raise InputError(
-                f"{word(name)} is gathered while a model is trained; give the criterion to a policy of "
-                "`prunus.PruningScheduler`, or choose one that observes the model as it is"
-            )
-        for key in gathered:
-            if key[0] == name:
-                found.add_(key, gathered.sum(*key), gathered.count(*key))
-    return found
+        raise InputError(
+            f"{word(name)} is gathered while a model is trained; give the criterion to a policy of "
+            "`prunus.PruningScheduler`, or choose one that observes the model as it is"
+        )
+    return Statistics()
 
 
 def _pass_by_batches(

@@ -138,7 +138,7 @@ class _Weights:
     def add_(self, found: Statistics, statistic: str, values: Sequence[Tensor]) -> None:
         """Add one observation under every name of each weight."""
         for name, place in self._place.items():
-            found.add_((statistic, name), values[place].detach().clone())
+            found.add_((statistic, name), values[place].detach())
 
 
 def _gauss_newton(weights: Sequence[Tensor], model: nn.Module, sample: Batch, calibration: Calibration) -> list[Tensor]:
