@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -17,7 +17,8 @@ from prunus.errors import InputError
 from prunus.granularity import Piece
 from prunus.statistics.calibration import Batch, Calibration
 from prunus.statistics.kinds import Kind, OfGradients, OfInputGradients, OfInputs, OfModel, statistic, word
-from prunus.statistics.layers import Layer
+from prunus.statistics.layers import Layer, without_padding
+from prunus.statistics.modes import undisturbed
 from prunus.statistics.store import Key, Statistics
 from prunus.statistics.watch import Watch
 
@@ -40,7 +41,7 @@ def collect(model: nn.Module, requests: Requests, calibration: Calibration | Non
     if calibration is None:
         words = ", ".join(sorted(word(name) for name in kinds))
         raise InputError(f"calibration data is missing: {words} must be observed; give data=, and loss= for gradients")
-    with _undisturbed(model, kinds.values()):
+    with undisturbed(model, gradients=any(not isinstance(kind, OfInputs) for kind in kinds.values())):
         _shared_passes(model, kinds, requests, calibration, found)
         for name, kind in kinds.items():
             if isinstance(kind, OfModel):
@@ -136,7 +137,7 @@ class _Inputs:
         source = self._source(layer, x)
         self._calls[layer.name] += 1
         self._found.layers.setdefault(layer.name, layer)
-        rows = self._without_padding(layer, x)
+        rows = without_padding(layer, x.detach(), self._real)
         for name in self._wanted[layer.name]:
             kind, key = self._kinds[name], (name, layer.name)
             if isinstance(kind, OfInputGradients):
@@ -161,38 +162,6 @@ class _Inputs:
             raise _torn(layer.name, established)
         return established
 
-    def _without_padding(self, layer: Layer, x: Tensor) -> Tensor:
-        if self._real is None or layer.kind != "linear":
-            return x.detach()
-        rows = layer.channels(x.detach())
-        return rows[self._real.reshape(-1)] if len(rows) == self._real.numel() else x.detach()
-
 
 def _torn(name: str, source: str) -> InputError:
     return InputError(f"{name} and {source} read one tensor at times and different ones at others; collect them apart")
-
-
-@contextmanager
-def _undisturbed(model: nn.Module, kinds: Iterable[Kind]) -> Iterator[None]:
-    """Run in eval mode, with gradients where a statistic reads them; put modes, flags and buffers back."""
-    modes = {module: module.training for module in model.modules()}
-    flags = {parameter: parameter.requires_grad for parameter in model.parameters() if parameter.is_leaf}
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    fast_path = torch.backends.mha.get_fastpath_enabled()
-    model.eval()
-    torch.backends.mha.set_fastpath_enabled(False)  # it reads weights without any function that could be watched
-    try:
-        if any(not isinstance(kind, OfInputs) for kind in kinds):
-            for parameter in flags:
-                parameter.requires_grad_(parameter.is_floating_point())
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast_path)
-        for module, mode in modes.items():
-            module.training = mode
-        for parameter, flag in flags.items():
-            parameter.requires_grad_(flag)
-        with torch.no_grad():
-            for name, buffer in model.named_buffers():
-                if name in buffers and buffer.shape == buffers[name].shape:
-                    buffer.copy_(buffers[name])

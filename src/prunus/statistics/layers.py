@@ -96,3 +96,11 @@ class Layer:
             totals = [spread * (size - 1) for size, spread in zip(kernel, self.dilation, strict=True)]
             return [n for total in reversed(totals) for n in (total // 2, total - total // 2)]
         return [n for pad in reversed(self.padding) for n in (pad, pad)]
+
+
+def without_padding(layer: Layer, x: Tensor, is_real: Tensor | None) -> Tensor:
+    """Return the rows of a linear map's input that are real tokens, (B, T) bool, or all where nothing says so."""
+    if is_real is None or layer.kind != "linear":
+        return x
+    rows = layer.channels(x)
+    return rows[is_real.reshape(-1)] if len(rows) == is_real.numel() else x

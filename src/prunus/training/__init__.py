@@ -4,7 +4,7 @@ Every function takes what it needs: a model, an iterable of (x, y), an optimizer
 """
 
 from prunus.batches import check_loader, first_inputs, num_samples
-from prunus.training.batchnorm import recalibrate_
+from prunus.statistics import recalibrate_
 from prunus.training.checkpoint import load_checkpoint, save_checkpoint
 from prunus.training.evaluate import evaluate
 from prunus.training.loop import EpochResult, check_batch, train_epoch

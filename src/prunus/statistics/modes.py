@@ -1,0 +1,35 @@
+"""Run a model without leaving a trace in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+
+@contextmanager
+def undisturbed(model: nn.Module, *, gradients: bool = False) -> Iterator[None]:
+    """Run in eval mode, with gradients of all parameters where they are wanted; put modes, flags and buffers back."""
+    modes = {module: module.training for module in model.modules()}
+    flags = {parameter: parameter.requires_grad for parameter in model.parameters() if parameter.is_leaf}
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    model.eval()
+    torch.backends.mha.set_fastpath_enabled(False)  # it reads weights without any function that could be watched
+    try:
+        if gradients:
+            for parameter in flags:
+                parameter.requires_grad_(parameter.is_floating_point())
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+        for module, mode in modes.items():
+            module.training = mode
+        for parameter, flag in flags.items():
+            parameter.requires_grad_(flag)
+        with torch.no_grad():
+            for name, buffer in model.named_buffers():
+                if name in buffers and buffer.shape == buffers[name].shape:
+                    buffer.copy_(buffers[name])
