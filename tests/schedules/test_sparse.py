@@ -82,14 +82,9 @@ def test_a_policy_for_statistics_frees_what_they_count() -> None:
 
 @pytest.mark.parametrize("words", [{"fold_constants": True}, {"inexact": "compensate"}])
 def test_what_is_about_units_asks_for_example_inputs(words: dict[str, Any]) -> None:
-    model = _model()
+    model, half = _model(), Policy(granularity="filter", schedule=OneShot(0.5))
     with pytest.raises(InputError, match=f"{next(iter(words))}=.* add example_inputs="):
-        sparse(
-            model,
-            torch.optim.SGD(model.parameters(), 0.1),
-            [Policy(granularity="filter", schedule=OneShot(0.5))],
-            **words,
-        )
+        sparse(model, torch.optim.SGD(model.parameters(), 0.1), [half], **words)
 
 
 def test_mappings_lists_and_single_policies_will_do() -> None:
