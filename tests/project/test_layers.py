@@ -13,7 +13,7 @@ LAYERS = (
     {"axes"},
     {"costs"},
     {"masks", "plans"},
-    {"granularity", "criteria"},
+    {"granularity", "criteria", "regularizers", "solvers"},
     {"allocation"},
     {"schedules"},
     {"sensitivity", "runtimes", "oneshot"},
