@@ -71,18 +71,28 @@ def test_lasso_of_one_channel_is_soft_thresholding():
     assert lasso(torch.tensor([[2.0]]), torch.tensor([-5.0]), 5.0).tolist() == [0.0]
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_between_its_bends_the_path_keeps_its_support(seed):
-    weight, inputs = layer(seed=seed, channels=8, kernel=3)
-    dense = inputs + layer(seed=seed + 50, channels=8, kernel=3)[1]
-    quadratic, linear = channel_gram(weight, inputs.T @ inputs, inputs.T @ dense)
+@pytest.mark.parametrize("seed", range(12))
+def test_the_path_bends_where_coefficients_vanish_or_come_back_and_nowhere_else(seed):
+    generator = torch.Generator().manual_seed(seed)
+    columns, mixing, target = (
+        torch.randn(*shape, generator=generator, dtype=torch.float64) for shape in ((12, 8), (8, 8), (12, 1))
+    )
+    columns = columns @ mixing
+    quadratic, linear = columns.T @ columns, (columns.T @ target).flatten()
     steps = list(lasso_path(quadratic, linear))
+    # With seed 1, among others, coefficients come back: more bends than coefficients.
     assert len(steps) >= 9
+    assert seed != 1 or len(steps) > 9
     assert not steps[-1].beta.any()
     for here, there in itertools.pairwise(steps):
+        assert not torch.equal(here.beta.sign(), there.beta.sign())
         for share in (0.01, 0.5, 0.99):
-            between = lasso(quadratic, linear, here.penalty + share * (there.penalty - here.penalty))
+            penalty = here.penalty + share * (there.penalty - here.penalty)
+            between = lasso(quadratic, linear, penalty)
             assert torch.equal(between.sign(), here.beta.sign())
+            pull = linear - quadratic @ between
+            torch.testing.assert_close(pull[between != 0], penalty * between.sign()[between != 0])
+            assert float(pull.abs().max()) <= penalty + 1e-10 * float(linear.abs().max())
 
 
 @pytest.mark.parametrize("num_kept", range(7))
@@ -115,6 +125,11 @@ def test_where_the_path_jumps_the_largest_coefficients_before_it_fill_up():
     weight, gram = torch.ones(1, 4, 1), torch.eye(4)
     assert lasso_channels(weight, gram, 2)[0].tolist() == [False, False, True, True]
     assert lasso_order(weight, gram).tolist() == pytest.approx([1.0] * 4)
+    # λ = 4 ends both; before it their coefficients are 4 − λ and 1 − λ/4.
+    assert lasso_channels(torch.tensor([[[4.0], [1.0]]]), torch.diag(torch.tensor([1.0, 4.0])), 1)[0].tolist() == [
+        True,
+        False,
+    ]
     weight[0, 0, 0], weight[0, 1, 0] = 3.0, 0.0
     assert lasso_channels(weight, gram, 2)[0].tolist() == [True, False, False, True]
     assert lasso_order(weight, gram)[0] == pytest.approx(3.0)
@@ -126,8 +141,9 @@ def test_a_layer_without_signal_still_gives_the_wanted_count():
     assert beta.tolist() == [0.0, 0.0, 0.0]
 
 
-def test_thinet_removes_what_brute_force_removes():
-    weight, inputs = layer(seed=3)
+@pytest.mark.parametrize("seed", range(8))
+def test_thinet_removes_what_brute_force_removes(seed):
+    weight, inputs = layer(seed=seed)
     parts = contributions(weight, inputs)
     removed = []
     while len(removed) < 6:

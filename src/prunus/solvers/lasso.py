@@ -15,9 +15,10 @@ from prunus.errors import InputError
 _Array = NDArray[np.float64]
 
 SWEEPS = 10_000
-TOLERANCE = 1e-10
-# The path begins this far below the λ at which nothing is left, and λ never steps by less than STEP.
-SMALLEST, STEP = 1e-6, 1e-9
+TOLERANCE = 1e-11
+# In units of the λ at which nothing is left: where the path begins, and how far behind a bend it is looked at anew
+# (more than TOLERANCE, so that a coefficient which comes back there is seen).
+SMALLEST, STEP = 1e-6, 1e-8
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class PathStep:
 
 
 def lasso(quadratic: Tensor, linear: Tensor, penalty: float) -> Tensor:
-    """Minimise ½ βᵀAβ − bᵀβ + λ‖β‖₁ by cyclic coordinate descent.
+    """Minimise ½ βᵀAβ − bᵀβ + λ‖β‖₁ by cyclic coordinate descent, exact once the signs are right.
 
     quadratic: A, (C, C), positive semidefinite. linear: b, (C,). penalty: λ >= 0.
     For A = ZᵀZ and b = Zᵀy, λ is n times the α of statistics packages, which divide the square by n rows.
@@ -47,14 +48,12 @@ def lasso_path(quadratic: Tensor, linear: Tensor) -> Iterator[PathStep]:
     """
     problem = _Problem.of(quadratic, linear)
     largest = float(np.abs(problem.linear).max(initial=0.0))
-    penalty, beta = SMALLEST * largest, np.zeros(len(problem.linear))
-    # Downwards in a few strides: each solution is a good start for the next.
-    for stride in np.geomspace(largest, penalty, 13)[1:] if largest else ():
-        beta = problem.solve(float(stride), beta)
+    penalty = SMALLEST * largest
+    beta = problem.solve(penalty, np.zeros(len(problem.linear)))
     yield PathStep(penalty, torch.from_numpy(beta.copy()))
     while beta.any():
         bend = problem.next_bend(penalty, beta)
-        penalty = min(max(bend, penalty) * (1 + STEP), largest)
+        penalty = min(bend + STEP * largest, largest)
         before, beta = beta, problem.solve(penalty, beta) if penalty < largest else np.zeros_like(beta)
         if not np.array_equal(np.sign(before), np.sign(beta)):
             yield PathStep(min(bend, largest), torch.from_numpy(beta.copy()))
@@ -82,15 +81,15 @@ class _Problem:
         return TOLERANCE * float(np.abs(self.linear).max(initial=0.0))
 
     def solve(self, penalty: float, start: _Array) -> _Array:
-        """Sweep until the signs are right: then the solution is that of a linear system, and exact."""
+        """Sweep, then go to the exact minimum among vectors of the same signs, until no coefficient wants to move."""
         beta = start.copy()
         for _ in range(SWEEPS):
-            moved = self._sweep_(beta, penalty)
-            exact = self._solve_on_support(beta, penalty)
-            if exact is not None:
-                return exact
-            if moved <= TOLERANCE * np.abs(beta).max(initial=0.0):
+            beta = self._settled(beta, penalty)
+            pull = self.linear - self.quadratic @ beta
+            unrest = np.where(beta != 0, np.abs(pull - penalty * np.sign(beta)), np.abs(pull) - penalty)
+            if unrest.max(initial=0.0) <= self.slack:
                 return beta
+            self._sweep_(beta, penalty)
         raise InputError(f"LASSO at λ = {penalty:.3g} did not settle in {SWEEPS} sweeps; give more calibration samples")
 
     def next_bend(self, penalty: float, beta: _Array) -> float:
@@ -104,36 +103,40 @@ class _Problem:
         with np.errstate(divide="ignore", invalid="ignore"):
             zero = np.where(inside & (signs * slope < 0), -beta / slope, np.inf)
             entering = [
-                np.where(~inside & (side * drift > 1 + STEP), (penalty - side * pull) / (side * drift - 1), np.inf)
+                np.where(~inside & (side * drift > 1 + TOLERANCE), (penalty - side * pull) / (side * drift - 1), np.inf)
                 for side in (1, -1)
             ]
-        ahead = np.concatenate([zero, *entering])
-        return penalty + float(ahead[ahead >= 0].min(initial=np.inf))
+        # Negative by rounding: just behind its bend.
+        return penalty + max(0.0, float(np.min([zero, *entering], initial=np.inf)))
 
-    def _sweep_(self, beta: _Array, penalty: float) -> float:
-        """One coordinate after the other."""
-        pull, moved = self.linear - self.quadratic @ beta, 0.0
+    def _sweep_(self, beta: _Array, penalty: float) -> None:
+        """One coordinate after the other goes to its minimum."""
+        pull = self.linear - self.quadratic @ beta
         for i in range(len(beta)):
             curvature = self.quadratic[i, i]
-            if curvature <= 0:
-                beta[i] = 0.0
-                continue
             wanted = pull[i] + curvature * beta[i]
-            new = np.sign(wanted) * max(abs(wanted) - penalty, 0.0) / curvature
+            new = np.sign(wanted) * max(abs(wanted) - penalty, 0.0) / curvature if curvature > 0 else 0.0
             if new != beta[i]:
                 pull -= self.quadratic[:, i] * (new - beta[i])
-                moved, beta[i] = max(moved, abs(new - beta[i])), new
-        return moved
+                beta[i] = new
 
-    def _solve_on_support(self, beta: _Array, penalty: float) -> _Array | None:
-        """The stationary point for the signs of β, if it has these signs and nothing outside pulls harder than λ."""
-        inside, signs = beta != 0, np.sign(beta)
-        exact = np.zeros_like(beta)
-        exact[inside] = _solved(self.quadratic[np.ix_(inside, inside)], self.linear[inside] - penalty * signs[inside])
-        pull = self.linear - self.quadratic @ exact
-        fits = np.abs(pull - penalty * np.sign(exact))[inside].max(initial=0.0) <= self.slack
-        quiet = np.abs(pull[~inside]).max(initial=0.0) <= penalty + self.slack
-        return exact if fits and quiet and np.array_equal(np.sign(exact), signs) else None
+    def _settled(self, beta: _Array, penalty: float) -> _Array:
+        """Go to the stationary point for the signs of β; what would change its sign on the way stays at 0.
+
+        Coordinate descent alone takes thousands of sweeps where columns are almost dependent.
+        """
+        while True:
+            inside, signs = beta != 0, np.sign(beta)
+            goal = np.zeros_like(beta)
+            goal[inside] = _solved(
+                self.quadratic[np.ix_(inside, inside)], self.linear[inside] - penalty * signs[inside]
+            )
+            crossing = np.flatnonzero(np.sign(goal) != signs)
+            if not len(crossing):
+                return goal
+            shares = beta[crossing] / (beta[crossing] - goal[crossing])
+            beta = beta + float(shares.min()) * (goal - beta)
+            beta[crossing[shares.argmin()]] = 0.0
 
 
 def _solved(matrix: _Array, right: _Array) -> _Array:
