@@ -109,7 +109,7 @@ def test_filters_go_and_the_layers_that_read_them_make_up_for_it():
     plain, _ = prunus.prune(model, x, ratio=0.5, measure_latency=False)
     mended, report = prunus.prune(model, x, ratio=0.5, measure_latency=False, solver="lstsq", data=batches)
     errors = [(m(held_out) - model(held_out)).square().mean().item() for m in (plain, mended)]
-    assert errors[1] < errors[0] / 2
+    assert errors[1] < 0.8 * errors[0]
     assert [p.shape for p in mended.parameters()] == [p.shape for p in plain.parameters()]
     assert report.proof.max_rel < 1e-10
     assert "mended 3 weights: mean output error" in str(report)

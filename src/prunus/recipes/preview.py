@@ -10,8 +10,9 @@ from prunus.plans import Plan
 from prunus.recipes.opening import Opened
 from prunus.recipes.parts import find_parts
 from prunus.recipes.policies import final_ratio
-from prunus.recipes.schema import Policy, Prune
+from prunus.recipes.schema import Policy, Prune, RegularizedLoop
 from prunus.recipes.session import TRACED
+from prunus.recipes.stages import make_regularizers
 from prunus.training import first_inputs
 
 
@@ -32,7 +33,15 @@ def preview(opened: Opened) -> str:
         lines.append(_headline(policy))
         lines += [f"  {line}" for line in _changes(graph, plan)]
     lines += _cost(graph, plans, model)
+    lines += [line for stage in ("train", "prune") for line in _terms(stage, getattr(recipe, stage), graph, model)]
     return "\n".join([*lines, *_exactness(recipe.prune, graph, plans, model), *_frozen(graph)])
+
+
+def _terms(stage: str, words: RegularizedLoop, graph: Graph, model: nn.Module) -> list[str]:
+    """Which terms the loss of a stage gets, and over how many targets."""
+    terms = make_regularizers(words, model, graph)
+    found = [] if terms is None else [(item, terms.targets[item.name]) for item in terms.regularizers]
+    return [f"{stage} adds {item} over {len(targets)} target{'s' * (len(targets) != 1)}" for item, targets in found]
 
 
 def _plan(graph: Graph, policy: Policy) -> Plan:

@@ -81,6 +81,9 @@ Granularity = Annotated[str, BeforeValidator(words.granularity)]
 Criterion = Annotated[str, BeforeValidator(words.criterion)]
 
 
+RegularizerField = Annotated[Any, BeforeValidator(words.regularizer), WithJsonSchema(_TEXT_OR_MAP)]
+
+
 class Loop(_Part):
     """A training loop: how long, with which optimizer, at which rate."""
 
@@ -88,6 +91,19 @@ class Loop(_Part):
     optimizer: OptimizerField | None = Field(default=None, description="default: adam, or the training's with lr / 10")
     lr_schedule: LrScheduleField = LrSchedule()
     precision: Precision = "float32"
+
+
+class RegularizedLoop(Loop):
+    """A training loop whose loss may have more terms, which make units small before they are pruned."""
+
+    regularizers: list[RegularizerField] = Field(
+        default=[], description="terms of the loss, each logged by its name: group_lasso(1e-4), bn_l1(1e-4), …"
+    )
+
+    @model_validator(mode="after")
+    def _check_names(self) -> RegularizedLoop:
+        words.regularizers(self.regularizers)
+        return self
 
 
 class Sensitivity(_Part):
@@ -128,7 +144,7 @@ class Guard(_Part):
     mode: Literal["max", "min"] = "max"
 
 
-class Prune(Loop):
+class Prune(RegularizedLoop):
     """The fine-tuning loop during which the policies prune."""
 
     epochs: Annotated[int, Field(ge=1)] = 1
@@ -171,7 +187,7 @@ class Recipe(_Part):
     seed: Annotated[int, Field(ge=0)] = 0
     device: Annotated[str, BeforeValidator(words.device)] = "cpu"
     threads: Annotated[int, Field(ge=1)] | None = None
-    train: Loop = Loop()
+    train: RegularizedLoop = RegularizedLoop()
     sensitivity: Sensitivity | None = None
     prune: Prune
     fine_tune: Loop | None = None

@@ -15,6 +15,7 @@ from pydantic import BaseModel
 import prunus.allocation
 import prunus.criteria
 import prunus.granularity
+import prunus.regularizers
 import prunus.schedules
 from prunus.axes import Inexact
 from prunus.errors import InputError, NameNotFound, RecipeError
@@ -136,6 +137,23 @@ def stop(value: Any) -> Any:
         raise InputError("want one condition, such as `sparsity: 0.9` or `macs: 0.33`")
     _parse({"policies": [_ANY_POLICY], "stop": [value]})
     return value
+
+
+def regularizer(value: Any) -> Any:
+    """`group_lasso(1e-4, granularity=filter)`, or `{kind: group_lasso, strength: 1e-4, …}`."""
+    if not isinstance(value, (str, dict)):
+        raise InputError("want group_lasso(1e-4), or a mapping such as {kind: group_lasso, strength: 1e-4}")
+    made = prunus.regularizers.regularizer(value)
+    kind = getattr(made, "granularity", None)
+    if isinstance(value, dict) and "targets" in value and isinstance(kind, str) and kind != "layer":
+        targets(value["targets"])
+        prunus.granularity.check_targets(value["targets"], kind)
+    return value
+
+
+def regularizers(values: Sequence[Any]) -> None:
+    """Each term of a loss has a name of its own."""
+    prunus.regularizers.check_names([prunus.regularizers.regularizer(value) for value in values])
 
 
 def targets(value: Any) -> Any:
