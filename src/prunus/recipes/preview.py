@@ -6,6 +6,7 @@ from torch import nn
 
 from prunus import oneshot
 from prunus.axes import Graph, exactness_of, trace, units_of
+from prunus.criteria import criterion
 from prunus.plans import Plan
 from prunus.recipes.opening import Opened
 from prunus.recipes.parts import find_parts
@@ -45,11 +46,13 @@ def _terms(stage: str, words: RegularizedLoop, graph: Graph, model: nn.Module) -
 
 
 def _plan(graph: Graph, policy: Policy) -> Plan:
+    # Not the same units as in the run for a criterion that observes the model, but as many of them.
+    rank = "l1" if criterion(policy.criterion).needs else policy.criterion
     return oneshot.plan(
         graph,
         ratio=final_ratio(policy),
         granularity=policy.granularity,
-        criterion=policy.criterion,
+        criterion=rank,
         allocation=policy.allocation,
         targets=policy.targets,
         round_to=policy.round_to,

@@ -79,6 +79,7 @@ _TEXT_MAP_OR_LIST: dict[str, Any] = {"anyOf": [{"type": "string"}, {"type": "obj
 Targets = Annotated[Any, BeforeValidator(words.targets), WithJsonSchema(_TEXT_MAP_OR_LIST)]
 Granularity = Annotated[str, BeforeValidator(words.granularity)]
 Criterion = Annotated[str, BeforeValidator(words.criterion)]
+Solver = Annotated[str, BeforeValidator(words.solver)]
 
 
 RegularizerField = Annotated[Any, BeforeValidator(words.regularizer), WithJsonSchema(_TEXT_OR_MAP)]
@@ -124,6 +125,7 @@ class Policy(_Part):
     criterion: Criterion = "l1"
     allocation: Annotated[Any, BeforeValidator(words.allocation), WithJsonSchema(_TEXT_OR_MAP)] = "uniform"
     schedule: Annotated[Any, BeforeValidator(words.schedule), WithJsonSchema(_TEXT_OR_MAP)]
+    solver: Solver | None = Field(default=None, description="mend what is left at once: lstsq, admm, sparsegpt, …")
     round_to: Annotated[int, Field(ge=1)] = 1
 
     @model_validator(mode="after")
@@ -153,6 +155,9 @@ class Prune(RegularizedLoop):
     guard: Guard | None = None
     inexact: Annotated[Inexact, BeforeValidator(words.inexact)] = Field(
         default="forbid", description="where a statistic counts the units: keep them all, or what may happen"
+    )
+    calibration: Annotated[int, Field(ge=1)] = Field(
+        default=8, description="training batches that criteria and solvers observe before each pruning"
     )
     fold_constants: bool = Field(default=False, description="hand what pruned units carry to the biases of readers")
 

@@ -15,7 +15,7 @@ from prunus.granularity import COUPLED
 from prunus.masks import MaskSet
 from prunus.plans import Plan, record_of
 from prunus.recipes.epochs import Row, Stage, make_optimizer, make_rate, run_epochs
-from prunus.recipes.policies import build_scheduler
+from prunus.recipes.policies import build_scheduler, calibration
 from prunus.recipes.schema import RegularizedLoop
 from prunus.recipes.session import TRACED, Costing, Session
 from prunus.regularizers import Regularizers, regularizer
@@ -78,6 +78,7 @@ def sensitivity(session: Session, model: nn.Module, graph: Graph | None) -> Curv
             targets=wanted.targets,
             graph=graph,
             store=session.folder.path("sensitivity.jsonl"),
+            data=calibration(session),
             progress=bar.at,
         )
     session.reporter.say(str(curves).rstrip())

@@ -17,6 +17,7 @@ import prunus.criteria
 import prunus.granularity
 import prunus.regularizers
 import prunus.schedules
+import prunus.solvers
 from prunus.axes import Inexact
 from prunus.errors import InputError, NameNotFound, RecipeError
 from prunus.recipes.resolve import split_name
@@ -87,6 +88,12 @@ def lr_schedule(name: str, arguments: Mapping[str, Any]) -> None:
 def granularity(value: Any) -> Any:
     """`element`, `filter`, `2:4`, `vector(4, dim=1)`, …"""
     prunus.granularity.granularity(_text(value, "a granularity, such as filter"))
+    return value
+
+
+def solver(value: Any) -> Any:
+    """`lstsq`, `admm`, `sparsegpt`, …"""
+    prunus.solvers.solver(_text(value, "a solver, such as lstsq"))
     return value
 
 

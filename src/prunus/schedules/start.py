@@ -15,6 +15,7 @@ from prunus.schedules.parse import Settings, parse_settings, read_settings
 from prunus.schedules.policy import Policy
 from prunus.schedules.scheduler import PruningScheduler
 from prunus.schedules.threshold import MagnitudeParameterPruner
+from prunus.statistics import Loss
 
 
 def sparse(
@@ -26,6 +27,8 @@ def sparse(
     inexact: Inexact = "forbid",
     fold_constants: bool = False,
     steps_per_epoch: int | None = None,
+    data: Any = None,
+    loss: Loss | None = None,
 ) -> PruningScheduler:
     """Prune a model while your own loop trains it.
 
@@ -33,7 +36,7 @@ def sparse(
         mapping, or a list of policies.
     example_inputs: a tensor or a tuple of arguments; the model is then traced, and filters and channels are pruned
         with all that hangs on them. inexact, as in `trace`, and fold_constants need them.
-    fold_constants, steps_per_epoch: as in `PruningScheduler`.
+    fold_constants, steps_per_epoch, data, loss: as in `PruningScheduler`.
     Returns a `PruningScheduler`, which is a context manager.
     Raises RecipeError, naming the file and the path inside it, and whatever `PruningScheduler` and `trace` raise.
     """
@@ -50,6 +53,8 @@ def sparse(
         guard=settings.guard,
         fold_constants=fold_constants,
         steps_per_epoch=steps_per_epoch,
+        data=data,
+        loss=loss,
     )
 
 
