@@ -16,6 +16,8 @@ _Array = NDArray[np.float64]
 
 SWEEPS = 10_000
 TOLERANCE = 1e-11
+# In units of the largest diagonal entry: above rounding, below what a choice can depend on.
+RIDGE = 1e-13
 # In units of the λ at which nothing is left: where the path begins, and how far behind a bend it is looked at anew
 # (more than TOLERANCE, so that a coefficient which comes back there is seen).
 SMALLEST, STEP = 1e-6, 1e-8
@@ -68,12 +70,16 @@ class _Problem:
 
     @classmethod
     def of(cls, quadratic: Tensor, linear: Tensor) -> _Problem:
-        """Of equal columns, among which the minimum is free to choose, all but the last are taken out."""
+        """Of equal columns, among which the minimum is free to choose, all but the last are taken out.
+
+        A ridge of RIDGE makes the minimum unique where columns are dependent in other ways.
+        """
         matrix: _Array = quadratic.detach().cpu().double().numpy()
         sizes = matrix.diagonal()
         both = sizes[:, None] + sizes
         last = ~np.triu(both - 2 * matrix <= TOLERANCE * both, k=1).any(axis=1)
-        return cls(matrix * np.outer(last, last), linear.detach().cpu().double().numpy() * last)
+        ridge = np.diag(RIDGE * sizes.max(initial=0.0) * (last & (sizes > 0)))
+        return cls(matrix * np.outer(last, last) + ridge, linear.detach().cpu().double().numpy() * last)
 
     @property
     def slack(self) -> float:
