@@ -10,13 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from prunus.allocation import Allocator, Budget, ScoredTarget, allocator, check_ratio, levelled, parse_budget
-from prunus.axes import Graph, Inexact, trace, unwrapped
+from prunus.axes import Graph, Inexact, copied, trace, unwrapped
 from prunus.costs import Costs, Latency, compare, latency, measure
 from prunus.criteria import Criterion, collect_for, criterion, score_target
 from prunus.errors import InputError
-from prunus.granularity import COUPLED, Granularity, Target, TargetSpec, as_list, find_targets, granularity
+from prunus.granularity import COUPLED, NM, Element, Granularity, Target, TargetSpec, as_list, find_targets, granularity
 from prunus.plans import Plan, Proof, named_state, record_of
-from prunus.statistics import Loss, calibration
+from prunus.solvers import Mending, Propagate, Solver, mend_
+from prunus.solvers import solver as read_solver
+from prunus.statistics import Calibration, Loss, calibration, recalibrate_
 
 Counts = Mapping[str, int]
 LANES = 16  # float32 numbers in an AVX-512 register; ONNX Runtime's and OpenVINO's convolutions step by as much
@@ -188,6 +190,7 @@ def _filled(
 class PruneReport:
     """What `prune` did: costs before and after on the example inputs, measured latency, the proof, the plan.
 
+    mending: what a solver did to each layer, where there was one.
     latency: (dense, pruned), interleaved in one run, or None where it was not asked for.
     """
 
@@ -196,6 +199,7 @@ class PruneReport:
     pruned: Costs
     latency: tuple[Latency, Latency] | None
     proof: Proof | None
+    mending: Mending | None = None
 
     @property
     def ratios(self) -> dict[str, float]:
@@ -218,6 +222,8 @@ class PruneReport:
         ]
         if uneven := self._uneven():
             lines.append(uneven)
+        if self.mending:
+            lines.append(f"mended {len(self.mending.errors)} weights: {self.mending.summary}")
         if self.proof:
             lines.append(f"proved: thinned == masked to {self.proof.max_rel:.1e} (relative, {self.proof.dtype})")
         return "\n".join(lines)
@@ -247,19 +253,30 @@ def prune(
     measure_latency: bool = True,
     fold_constants: bool = False,
     inexact: Inexact = "forbid",
+    solver: str | Solver | None = None,
+    propagate: Propagate = "sparse",
+    data: Any = None,
+    loss: Loss | None = None,
     **decision: Any,
 ) -> tuple[nn.Module, PruneReport]:
-    """Trace, plan, prove, thin and measure a model in one call; the model itself is never changed.
+    """Trace, plan, mend, prove, thin and measure a model in one call; the model itself is never changed.
 
     args, kwargs: example inputs. fold_constants: as in `Plan.apply`. inexact: as in `trace`.
-    decision: the arguments of `plan`: ratio or target, granularity, criterion, …
+    solver: mends what is left of every pruned weight, such as `lstsq` or `alps`, so that each layer computes again
+        what it did; propagate: as in `prunus.solvers.mend_`. With `criterion="solver"` it chooses the zeros, too.
+    data, loss: batches for the solver, for criteria that observe the model, and to measure batch norms anew once the
+        model is small; see `prunus.statistics.Calibration`.
+    decision: the other arguments of `plan`: ratio or target, granularity, criterion, …
     Returns the smaller model, with the same state-dict keys (see `Plan.apply`), and a report that prints itself; from
     one in `torch.compile` or a data-parallel wrapper comes the plain module.
     """
     model = unwrapped(model)
     with torch.no_grad():
-        made = plan(trace(model, args, kwargs, inexact=inexact), **decision)
-        small = made.apply(model, fold_constants=fold_constants)
+        graph, seen = trace(model, args, kwargs, inexact=inexact), calibration(data, loss)
+        made, source, mending = _decided(graph, model, solver, propagate, seen, decision)
+        small = made.apply(source, fold_constants=fold_constants)
+        if seen is not None:
+            recalibrate_(small, seen.data)
         inputs = made.graph.trace.args, dict(made.graph.trace.kwargs)
         timed = latency({"dense": model, "pruned": small}, *inputs, seconds=3.0) if measure_latency else None
         record = record_of(small)
@@ -269,4 +286,40 @@ def prune(
             pruned=measure(small, *inputs),
             latency=(timed["dense"], timed["pruned"]) if timed else None,
             proof=record.proof if record else None,
+            mending=mending,
         )
+
+
+def _decided(
+    graph: Graph,
+    model: nn.Module,
+    mender: str | Solver | None,
+    propagate: Propagate,
+    seen: Calibration | None,
+    decision: Mapping[str, Any],
+) -> tuple[Plan, nn.Module, Mending | None]:
+    """Return the plan, the model whose weights it is applied to, and what mending did."""
+    if mender is None:
+        return plan(graph, data=seen, **decision), model, None
+    if seen is None:
+        raise InputError("a solver mends by what layers read; give data=, the batches they are shown")
+    chosen = read_solver(mender)
+    if decision.get("criterion") != "solver":
+        made = plan(graph, data=seen, **decision)
+        masked = made.mask(model)
+        weights = {name: mask for name, mask in made.keep_masks().items() if mask.dim() > 1}
+        return made, masked, mend_(masked, model, weights, chosen, seen, propagate=propagate)
+    if not chosen.chooses:
+        raise InputError(f"criterion is 'solver', but {chosen.name} only mends given zeros; name one, such as l2")
+    kind = granularity(decision.get("granularity", "filter"))
+    if not isinstance(kind, NM | Element):
+        raise InputError(f"criterion is 'solver', but solvers choose granularity element or n:m, not {kind.name}")
+    counted = plan(graph, **{**decision, "criterion": "l1"}).masks
+    wanted = {
+        name: (kind.n, kind.m) if isinstance(kind, NM) else float(mask.double().mean())
+        for name, mask in counted.items()
+    }
+    mended = copied(model)
+    mending = mend_(mended, model, wanted, chosen, seen, propagate=propagate)
+    provenance = {**{k: str(v) for k, v in decision.items()}, "criterion": chosen.name}
+    return Plan.from_pruned(graph, {}, mending.masks, provenance), mended, mending

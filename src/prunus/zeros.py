@@ -69,7 +69,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Summary:
-    """Every parameter tensor of a model, tied ones once, and the total; prints as a table."""
+    """Every parameter tensor of a model, tied ones once, and the total; prints those with zeros as a table."""
 
     rows: tuple[Row, ...]
 
@@ -80,12 +80,16 @@ class Summary:
         return Row("total", (numel,), count, {"element": 1 - count / numel if numel else 0.0})
 
     def __rich__(self) -> Table:
+        shown = [row for row in self.rows if row.nnz < row.numel]
         table = Table("parameter", "shape")
         for heading in ("elements", "non-zeros", *_COLUMNS):
             table.add_column("sparsity" if heading == "element" else heading, justify="right")
-        for row in self.rows:
+        for row in shown:
             table.add_row(row.name, "×".join(map(str, row.shape)), *_cells(row))
         table.add_section()
+        if len(shown) < len(self.rows):
+            count = len(self.rows) - len(shown)
+            table.add_row(f"{count} {'tensor' if count == 1 else 'tensors'} without zeros")
         table.add_row("total", "", *_cells(self.total))
         return table
 

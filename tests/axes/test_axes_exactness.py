@@ -176,8 +176,8 @@ def test_pinned_scale_keeps_attention_exact_when_heads_get_narrower() -> None:
         q, k, v = (m(x).unflatten(-1, (2, 8)).transpose(1, 2) for m in (self.q, self.k, self.v))
         return self.o(functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
-    model = generic_(Net(forward, **{n: nn.Linear(6, 16) for n in "qkv"}, o=nn.Linear(16, 3)))
-    x = torch.randn(2, 4, 6)
+    model = generic_(Net(forward, **{n: nn.Linear(6, 16) for n in "qkv"}, o=nn.Linear(16, 3))).double()
+    x = torch.randn(2, 4, 6, dtype=torch.float64)
     assert sorted(g.kind for g in trace(model, x).groups) == ["head", "head dim"]
     graph = trace(model, x, inexact="compensate")
     assert sorted(g.kind for g in graph.groups) == ["head", "head dim", "head dim"]

@@ -118,7 +118,7 @@ def test_dry_run_and_inspect(tmp_path, monkeypatch):
         ("1,x", "--input 1,x: want sizes with commas"),
         ("1,0", "every size must be at least 1"),
         ("1,2:int9", "want float32 or int64 after the colon, got int9"),
-        (None, "no input shape; give one"),
+        (None, "Missing option '--input'"),
         ("1,2,3,3", "error: "),
     ],
 )
@@ -127,6 +127,23 @@ def test_inspect_refuses_wrong_shapes(shape, sentence):
     done = invoke(*arguments)
     assert done.exit_code == 2, done.exception
     assert sentence in done.output
+
+
+@pytest.mark.parametrize(
+    ("command", "required"),
+    [
+        ("run", ["recipe"]),
+        ("inspect", ["MODULE:FUNCTION", "--input"]),
+        ("verify", ["MODULE:FUNCTION", "FILE.prunus", "--input"]),
+        ("report", ["folder"]),
+    ],
+)
+def test_help_marks_what_is_required_and_its_lack_is_named(command, required):
+    rows = [line.split() for line in invoke(command, "--help").output.splitlines()]
+    assert [row[2] for row in rows if row[:2] == ["│", "*"]] == required
+    done = invoke(command)
+    assert done.exit_code == 2
+    assert "Missing" in done.output
 
 
 def test_inspect_with_a_policy_shows_what_makes_up_for_lost_units():
@@ -139,6 +156,13 @@ def test_inspect_with_a_policy_shows_what_makes_up_for_lost_units():
     wrong = invoke(*arguments, "permit")
     assert wrong.exit_code == 2
     assert "error: inexact is 'permit'; choose one of forbid, compensate, allow" in wrong.output
+
+
+def test_inspect_of_a_dense_model_lists_no_zeros():
+    done = invoke("inspect", "prunus.zoo:lenet5", "--input", "1,1,28,28")
+    assert done.exit_code == 0, done.output
+    assert "8 tensors without zeros" in done.output
+    assert "conv1.weight" not in done.output.rpartition("sparsity")[2]
 
 
 def test_inspect_takes_indices():
@@ -211,7 +235,7 @@ def test_verify_three_ways_to_end(tmp_path, monkeypatch):
         (["verify", "prunus.zoo:lenet5", "missing.prunus", "--input", "1,1,28,28"], "there is no file missing.prunus"),
         ([*arguments, "--dense", "missing.safetensors"], "there is no file missing.safetensors"),
         ([*arguments, "--dense", "small.prunus"], "small.prunus does not hold the weights of LeNet5"),
-        (arguments[:3], "no input shape"),
+        (arguments[:3], "Missing option '--input'"),
     ):
         failed = invoke(*wrong)
         assert failed.exit_code == 2, failed.output

@@ -217,6 +217,29 @@ def test_real_models_equal_the_half_masked_one_on_new_inputs(name: str) -> None:
     assert_same(outputs(half, new), outputs(plan.apply(copy.deepcopy(model).double(), fold_constants=True), new))
 
 
+@pytest.mark.parametrize("bias", [False, True])
+def test_what_no_map_reads_is_not_said_to_be_folded(bias: bool) -> None:
+    """Places within heads of queries and keys are summed over by the attention itself."""
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        q, k, v = (m(x).unflatten(-1, (2, 4)).transpose(1, 2) for m in (self.q, self.k, self.v))
+        return self.o((q @ k.transpose(-2, -1) @ v).transpose(1, 2).flatten(2))
+
+    maps = {name: nn.Linear(6, 8, bias=bias) for name in "qk"}
+    model, x = Net(forward, **maps, v=nn.Linear(6, 8, bias=False), o=nn.Linear(8, 3)), torch.randn(2, 5, 6)
+    places = next(
+        g.name
+        for g in trace(model, x).groups
+        if {m.param for m in g.members} <= set(model.state_dict()) - {"v.weight", "o.weight"}
+    )
+    plan = planned(model, x, **{places: torch.arange(4) < 2})
+    folding = plan.folding(model)
+    assert folding.folded == ()
+    line = f"  {places} is not folded: no map reads its removed units, so no bias takes up what they carry"
+    assert str(folding) == line
+    assert plan.explain(fold_constants=True).endswith(line)
+
+
 def test_folding_is_closer_to_the_dense_model_than_zeroing() -> None:
     """Over ten random nets of 64 units, half of them removed: on average half the squared error or less."""
     plain, folded = 0.0, 0.0

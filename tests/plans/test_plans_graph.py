@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import pickle
+from typing import Any
+
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -86,3 +90,42 @@ def test_graph_trains_through_what_the_class_wrote_in_place() -> None:
     assert isinstance(small, GraphModel)
     small(torch.randn(2, 5, 4)).square().sum().backward()
     assert all(p.grad is not None for p in small.parameters())
+
+
+def literal(self: Any, x: Tensor) -> Tensor:
+    h = self.drop(self.norm(self.a(x)).relu()).view(-1, 16)
+    return self.b(h + torch.zeros(x.shape[0], 16, dtype=x.dtype) + 2 * x.new_ones(1, 16))
+
+
+def thinned_twice() -> tuple[nn.Module, list[GraphModel]]:
+    parts = {"a": nn.Linear(4, 16), "norm": nn.BatchNorm1d(16), "drop": nn.Dropout(0.5)}
+    model = generic_(Net(literal, **parts, b=nn.Linear(16, 3)))
+    model.train()
+    model.norm.eval()
+    found: list[GraphModel] = []
+    for _ in range(2):
+        graph = trace(found[-1] if found else model, torch.randn(4, 4))
+        small = Plan.from_pruned(graph, removal(graph, 0.5, 0)).apply(graph.model)
+        assert isinstance(small, GraphModel)
+        found.append(small)
+    return model, found
+
+
+def test_a_graph_of_a_graph_trains_by_the_flags_of_the_modules() -> None:
+    _, found = thinned_twice()
+    for small in found:
+        assert [path for path, module in small.named_modules() if not module.training] == ["norm"]
+        mean = small.get_buffer("norm.running_mean").clone()
+        x = torch.randn(4, 4)
+        assert not torch.equal(small(x), small(x))  # dropout is on
+        assert torch.equal(small.get_buffer("norm.running_mean"), mean)  # the batch norm is off
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_constants_in_the_models_dtype_follow_a_cast(dtype: torch.dtype) -> None:
+    x = torch.randn(4, 4)
+    for small in thinned_twice()[1]:
+        want = small.eval()(x)
+        got = pickle.loads(pickle.dumps(small)).to(dtype)(x.to(dtype))
+        assert got.dtype is dtype
+        torch.testing.assert_close(got.float(), want, rtol=0.05, atol=0.05)

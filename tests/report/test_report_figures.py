@@ -100,6 +100,21 @@ def test_speed_is_said_as_measured(paired, words):
     assert any(words in sentence for sentence in verdict(facts))
 
 
+@pytest.mark.parametrize("paired", [0.64, 1.0])
+def test_odd_channel_counts_are_blamed_where_there_are_any_and_nothing_was_gained(paired):
+    facts = realistic()
+    facts["pruned"]["latency"] |= {"ratio_to_dense": paired, "runtime": "onnxruntime"}
+    sizes = [("conv1", "channel", 32, 19), ("conv2", "channel", 24, 13), ("fc", "feature", 64, 37)]
+    facts["groups"] = [dict(zip(("name", "kind", "size", "kept"), row, strict=True)) for row in sizes]
+    (said,) = (sentence for sentence in verdict(facts) if sentence.startswith("It got"))
+    reason = "1 channel count is no multiple of 16 any more, such as conv1 (32 → 19), and kernels of onnxruntime are "
+    assert said.endswith(f": {reason}often slower there; try round_to: 16.")
+    facts["groups"][0]["kept"] = 16
+    (said,) = (sentence for sentence in verdict(facts) if sentence.startswith("It got"))
+    assert "round_to" not in said
+    assert ("calls and memory traffic" in said) == (paired == 1.0)
+
+
 def test_a_run_that_changed_nothing_says_so():
     facts = minimal()
     facts["pruned"] = facts["dense"]

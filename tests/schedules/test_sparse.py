@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from prunus.errors import RecipeError
+from prunus.errors import InputError, RecipeError
 from prunus.schedules import AccuracyGuard, OneShot, Policy, StopAtBudget, StopAtSparsity, read_settings, sparse
 
 GOOD = """
@@ -57,6 +58,33 @@ def test_two_added_lines_prune_a_loop_of_ones_own(tmp_path: Path) -> None:
     assert {name: int(units.sum()) for name, units in scheduler.pruned_units().items()} == {"0": 4}
     assert int((model[0].weight == 0).all(dim=1).sum()) == 4
     assert int((model[2].weight == 0).all(dim=0).sum()) == 4
+
+
+def test_folded_constants_keep_what_a_pruned_unit_added() -> None:
+    model = _model()
+    with torch.no_grad():
+        model[0].weight[:4] *= 1e-3  # what is left of these units is their bias
+        model[0].bias.fill_(1.0)
+    x, before = torch.randn(12, 6), model(torch.zeros(1, 6))
+    half = Policy(granularity="filter", criterion="l2", schedule=OneShot(0.5))
+    with sparse(model, torch.optim.SGD(model.parameters(), 0.1), [half], example_inputs=x, fold_constants=True):
+        assert int((model[2].weight == 0).all(dim=0).sum()) == 4
+        torch.testing.assert_close(model(torch.zeros(1, 6)), before)
+
+
+def test_a_policy_for_statistics_frees_what_they_count() -> None:
+    model = nn.Sequential(nn.Linear(6, 8), nn.RMSNorm(8, eps=1e-3), nn.Linear(8, 4))
+    half = Policy(granularity="filter", criterion="l2", schedule=OneShot(0.5))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with sparse(model, optimizer, [half], example_inputs=torch.randn(2, 6), inexact="compensate") as scheduler:
+        assert {name: int(units.sum()) for name, units in scheduler.pruned_units().items()} == {"0": 4}
+
+
+@pytest.mark.parametrize("words", [{"fold_constants": True}, {"inexact": "compensate"}])
+def test_what_is_about_units_asks_for_example_inputs(words: dict[str, Any]) -> None:
+    model, half = _model(), Policy(granularity="filter", schedule=OneShot(0.5))
+    with pytest.raises(InputError, match=f"{next(iter(words))}=.* add example_inputs="):
+        sparse(model, torch.optim.SGD(model.parameters(), 0.1), [half], **words)
 
 
 def test_mappings_lists_and_single_policies_will_do() -> None:

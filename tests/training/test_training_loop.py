@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy, mse_loss
 
 from prunus.errors import InputError, NameNotFound, TrainingError
-from prunus.training.batchnorm import recalibrate_
+from prunus.statistics.batchnorm import recalibrate_
 from prunus.training.loop import train_epoch
 from prunus.training.optimizers import build_optimizer, check_optimizer, optimizer_names
 from prunus.training.rates import build_rate, check_rate, rate_names

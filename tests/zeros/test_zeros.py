@@ -127,9 +127,15 @@ def test_summary_counts_every_parameter_once():
     assert total.sparsity["element"] == pytest.approx(24 / 87)
 
 
-def test_summary_prints_names_shapes_and_the_total():
-    text = str(summary(nn.Linear(1000, 3)))
+def test_summary_prints_tensors_with_zeros_and_counts_the_others():
+    model = nn.Linear(1000, 3)
+    with torch.no_grad():
+        model.weight[0] = 0
+        model.bias.fill_(1)
+    text = str(summary(model))
     assert "3×1000" in text
     assert "3,003" in text
+    assert "bias" not in text
+    assert "1 tensor without zeros" in text
     assert "total" in text
     assert str(summary(nn.Identity()))

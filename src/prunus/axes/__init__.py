@@ -2,7 +2,7 @@
 
 from prunus.axes.context import Inexact
 from prunus.axes.describe import exactness_of, facts_of, limits, units_of
-from prunus.axes.graph import Graph, Size, Surgery, trace
+from prunus.axes.graph import Graph, Scale, Size, Surgery, trace
 from prunus.axes.groups import Frozen, Group, Member
 from prunus.axes.unwrap import copied, unwrapped
 
@@ -12,6 +12,7 @@ __all__ = [
     "Group",
     "Inexact",
     "Member",
+    "Scale",
     "Size",
     "Surgery",
     "copied",

@@ -6,6 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from prunus.axes.algebra import Axis, AxisConflictError, unify
 from prunus.axes.trace import Meta, Node, Ref, Trace
 
@@ -55,6 +58,19 @@ class Rescaled:
     attribute: str | None
 
 
+@dataclass(frozen=True)
+class Stretched:
+    """A parameter that makes up for an attention's scale, which grows as the heads get narrower.
+
+    offset: as in `Rescaled`. rows: positions along `dim` that are multiplied, ascending; None for all of them.
+    """
+
+    param: str
+    dim: int
+    offset: float
+    rows: NDArray[np.int64] | None
+
+
 @dataclass
 class Context:
     """The state of one propagation.
@@ -72,6 +88,7 @@ class Context:
     rescaled: node index -> the norm whose weight and epsilon (there) make up for units that its mean no longer counts.
     approximate: node index -> axes over which the operation runs with fewer units than the masked model has.
     pinned: attentions whose scale stays what the dense width of a head makes it, by node index.
+    absorbed: of the pinned ones, those whose scale may follow the shape, since parameters make up for it.
     kinds: what an axis is to the operation that names it, such as `head`.
     computed: weights made of parameters, by node index -> per dimension, the parameter that decides over it.
     """
@@ -91,6 +108,7 @@ class Context:
     rescaled: dict[int, Rescaled] = field(default_factory=dict)
     approximate: dict[int, list[Axis]] = field(default_factory=dict)
     pinned: dict[int, Axis] = field(default_factory=dict)
+    absorbed: dict[int, tuple[Stretched, ...]] = field(default_factory=dict)
     kinds: list[tuple[Axis, str]] = field(default_factory=list)
     computed: dict[int, tuple[Ref, ...]] = field(default_factory=dict)
 

@@ -28,7 +28,8 @@ from prunus.axes.groups import (
     find_groups,
     first_reason,
 )
-from prunus.axes.positions import kept_positions, size_after
+from prunus.axes.head_scale import absorb_scales
+from prunus.axes.positions import Kept, kept_positions, size_after
 from prunus.axes.propagate import propagate
 from prunus.axes.trace import Trace
 from prunus.axes.unwrap import unwrapped
@@ -151,15 +152,25 @@ class Graph:
                 if size_after(axis, by_axis) != axis.root().size:
                     edits.setdefault(name, {})[dim] = kept_positions(axis, by_axis)
         numbers: dict[str, tuple[float, float]] = dict(solve(self._claims, by_axis))
-        scales = {}
         for norm in self.context.rescaled.values():
-            growth = norm.axis.root().size / size_after(norm.axis, by_axis)
-            if growth != 1:
-                scales[norm.weight] = (growth**norm.power, norm.offset)
-                if norm.attribute is not None:
-                    numbers[norm.attribute] = (norm.eps, norm.eps * growth)
+            growth = _growth(norm.axis, by_axis)
+            if growth != 1 and norm.attribute is not None:
+                numbers[norm.attribute] = (norm.eps, norm.eps * growth)
         skips = {name: (self.block(name).takes, self.block(name).wraps) for name in dropped}
-        return Surgery(edits, numbers, scales, skips, by_axis, self._spared(edits))
+        return Surgery(edits, numbers, self._scales(by_axis), skips, by_axis, self._spared(edits))
+
+    def _scales(self, kept: Kept) -> dict[str, Scale]:
+        scales: dict[str, Scale] = {}
+        for norm in self.context.rescaled.values():
+            growth = _growth(norm.axis, kept)
+            if growth != 1:
+                scales[norm.weight] = Scale(growth**norm.power, norm.offset)
+        for node, stretched in self.context.absorbed.items():
+            growth = _growth(self.context.pinned[node], kept)
+            for own in stretched if growth != 1 else ():
+                before = scales.get(own.param, Scale(1.0)).factor
+                scales[own.param] = Scale(before * growth**-0.5, own.offset, own.dim, own.rows)
+        return scales
 
     def _spared(self, edits: Mapping[str, Mapping[int, NDArray[np.int64]]]) -> frozenset[tuple[str, int]]:
         roles, ties = self.context.roles, self.trace.ties
@@ -170,13 +181,30 @@ class Graph:
         return describe(self)
 
 
+def _growth(axis: Axis, kept: Kept) -> float:
+    return axis.root().size / size_after(axis, kept)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What multiplies a parameter once it is cut: w becomes (w + offset) * factor - offset.
+
+    rows: positions along `dim`, of the dense parameter, that are multiplied; None for all of them.
+    """
+
+    factor: float
+    offset: float = 0.0
+    dim: int = 0
+    rows: NDArray[np.int64] | None = None
+
+
 @dataclass(frozen=True)
 class Surgery:
     """The consequences of a plan, by name.
 
     edits: parameter or buffer -> dimension -> kept positions, ascending.
     attributes: `path.attribute` -> (value now, value then), for numbers that operations read from modules.
-    scales: parameter -> (factor, offset): what is left of w becomes (w + offset) * factor - offset.
+    scales: parameter -> what multiplies what is left of it.
     dropped: residual block -> (which argument it hands on instead, whether in a tuple of one).
     kept: axis -> kept positions, to translate any tensor of the trace.
     spared: (parameter, dimension) of edits that the masked model leaves as they are: rows that are divided by their
@@ -185,7 +213,7 @@ class Surgery:
 
     edits: Mapping[str, Mapping[int, NDArray[np.int64]]]
     attributes: Mapping[str, tuple[float, float]]
-    scales: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    scales: Mapping[str, Scale] = field(default_factory=dict)
     dropped: Mapping[str, tuple[int | str, bool]] = field(default_factory=dict)
     kept: Mapping[Axis, NDArray[np.int64]] = field(default_factory=dict, repr=False)
     spared: frozenset[tuple[str, int]] = frozenset()
@@ -220,10 +248,11 @@ def trace(
         ctx = propagate(evaluated, capture(model, args, kwargs, training=True), inexact)
     except CaptureError:  # a batch of one under batch norm, say: what is evaluated is still known
         ctx = propagate(evaluated, inexact=inexact)
+    absorb_scales(ctx, model)
     pairs = settle(ctx, claims(ctx, model))
     groups = find_groups(ctx)
     unknown = {op: tuple(places) for op, places in ctx.unknown.items()}
     return Graph(groups, find_frozen(ctx), unknown, equal_sets(pairs, groups), ctx.trace, ctx, model)
 
 
-__all__ = ["Graph", "Size", "Surgery", "trace"]
+__all__ = ["Graph", "Scale", "Size", "Surgery", "trace"]

@@ -14,9 +14,9 @@ from prunus.cli.errors import plainly
 def command(
     model: Annotated[str, typer.Argument(metavar="MODULE:FUNCTION", help="What returns the model.")],
     shapes: Annotated[
-        list[str] | None,
+        list[str],
         typer.Option("--input", metavar="1,3,32,32", help="Shape of an input; `1,16:int64` for indices; may repeat."),
-    ] = None,
+    ],
     inexact: Annotated[
         str, typer.Option(metavar="POLICY", help="Where a statistic counts units: forbid, compensate or allow.")
     ] = "forbid",
@@ -29,7 +29,7 @@ def command(
     from prunus.recipes import inspect_model
     from prunus.report import write_picture
 
-    found = inspect_model(model, shapes or [], inexact)
+    found = inspect_model(model, shapes, inexact)
     for table in found.tables:
         console().print(table)
     if picture is not None:

@@ -24,6 +24,10 @@ class Call:
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = field(default_factory=dict)
 
+    def __str__(self) -> str:
+        written = [str(value) for value in self.args] + [f"{key}={value}" for key, value in self.kwargs.items()]
+        return f"{self.name}({', '.join(written)})" if written else self.name
+
 
 def parse_call(kind: str, text: str) -> Call:
     """Read `name` or `name(arguments)`; arguments are numbers, quoted words or bare words.
@@ -48,7 +52,11 @@ def build(kind: str, text: str, known: dict[str, Callable[..., _T]]) -> _T:
     known: name to factory.
     Raises NameNotFound for an unknown name or key, InputError for arguments that the factory does not take.
     """
-    call = parse_call(kind, text)
+    return construct(kind, parse_call(kind, text), known)
+
+
+def construct(kind: str, call: Call, known: dict[str, Callable[..., _T]]) -> _T:
+    """Call what is named with its arguments; raises as `build` does."""
     if call.name not in known:
         raise NameNotFound.of(kind, call.name, known)
     factory = known[call.name]
@@ -59,7 +67,7 @@ def build(kind: str, text: str, known: dict[str, Callable[..., _T]]) -> _T:
     try:
         inspect.signature(factory).bind(*call.args, **call.kwargs)
     except TypeError as error:
-        raise InputError(f"{kind} {text!r}: {error}; it takes ({', '.join(parameters)})") from None
+        raise InputError(f"{kind} {str(call)!r}: {error}; it takes ({', '.join(parameters)})") from None
     return factory(*call.args, **call.kwargs)
 
 

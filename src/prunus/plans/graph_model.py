@@ -15,7 +15,7 @@ from prunus.axes.propagate import shares_memory
 from prunus.axes.rules.pointwise import base_name
 from prunus.axes.trace import GETITEM, Node, Ref, Trace
 from prunus.errors import InputError
-from prunus.plans.rewrite import SizeOf, input_axes, is_assertion, rewritten
+from prunus.plans.rewrite import FACTORIES, SizeOf, input_axes, is_assertion, rewritten
 from prunus.plans.surgery import thin_
 from prunus.plans.tensors import named_state
 
@@ -27,11 +27,30 @@ TRAINING = {
 
 
 @dataclass(frozen=True)
+class DtypeOf:
+    """The dtype that tensor `index` of the model has when the graph runs: that of constants made in the model's own."""
+
+    index: int
+
+
+class Place(nn.Module):
+    """Holds a module's tensors under its path, and its flag; what trains is called through it, so that a trace tells.
+
+    cumulative: whether it was a batch norm that averages over all batches (momentum None), which only a count can tell.
+    """
+
+    cumulative = False
+
+    def forward(self, target: Any, *args: Any, **kwargs: Any) -> Any:
+        """Run one operation."""
+        return target(*args, **kwargs)
+
+
+@dataclass(frozen=True)
 class Step:
     """One operation: its number in the graph, the operator, arguments with `Ref` for earlier results.
 
     training: position of the argument that says whether the model trains, or None. owner: the module whose flag tells.
-    cumulative: whether a batch norm averages over all batches (momentum None), which only a count can tell.
     rebinds: an earlier result that this one replaces, where an operation wrote into it.
     """
 
@@ -40,8 +59,7 @@ class Step:
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     training: int | None
-    owner: nn.Module
-    cumulative: bool
+    owner: GraphModel | Place
     rebinds: int | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -49,8 +67,15 @@ class Step:
         target = self.target
         if isinstance(target, torch._ops.OpOverload):
             target = (target._schema.name, target._overloadname)
-        rest = (self.args, dict(self.kwargs), self.training, self.owner, self.cumulative, self.rebinds)
+        rest = (self.args, dict(self.kwargs), self.training, self.owner, self.rebinds)
         return _step_from, (self.index, target, *rest)
+
+    def run(self, values: Mapping[int, Any]) -> Any:
+        """Return the result, computed from earlier ones."""
+        keywords = {name: _resolve([arg], values)[0] for name, arg in self.kwargs.items()}
+        if isinstance(self.owner, Place):
+            return self.owner(self.target, *self.arguments(values), **keywords)
+        return self.target(*self.arguments(values), **keywords)
 
     def arguments(self, values: Mapping[int, Any]) -> list[Any]:
         """Return the positional arguments, as they are while the module that owns the step trains or does not."""
@@ -61,7 +86,7 @@ class Step:
         counter = getattr(self.owner, "num_batches_tracked", None)
         if counter is not None:  # the module counts outside of the operation that was captured
             counter.add_(1)
-            if self.cumulative:
+            if self.owner.cumulative:
                 own[self.training + 1] = 1 / float(counter)
         return own
 
@@ -89,8 +114,11 @@ class GraphModel(nn.Module):
     It trains (dropout and batch norm follow `train()` and `eval()`, each by the flag of its own module), moves, copies,
     pickles, compiles and exports like any module. It is what ran in eval mode: what the class does in training alone,
     such as auxiliary heads or stochastic depth, is not in it.
-    Batch sizes other than the example's work unless the original wrote them into its arithmetic.
+    Batch sizes other than the example's work unless the original wrote them into its arithmetic. After a cast, zeros
+    and other constants in the model's dtype follow; other dtypes that the example met stay.
     """
+
+    cumulative = False  # as in `Place`, where the whole model is one batch norm
 
     def __init__(self, model: nn.Module, graph: Graph, surgery: Surgery) -> None:
         """Take over the tensors of `model`, which has been cut already, and the operations of `graph`."""
@@ -106,11 +134,12 @@ class GraphModel(nn.Module):
         self._out_spec = Shared(trace.out_spec)
         self._outputs = trace.nodes[-1].args[0]
         originals = dict(model.named_modules())
-        self._steps = [
-            _out_of_place(trace, n, _step(self, originals, n, *rewritten(ctx, n, surgery.kept, varying)))
-            for n in trace.nodes
-            if n.kind == "op" and not is_assertion(n)
-        ]
+        own = _tensor_in(trace, graph.dtype)
+        self._steps = []
+        for node in trace.nodes:
+            if node.kind == "op" and not is_assertion(node):
+                made = _castable(own, graph.dtype, *rewritten(ctx, node, surgery.kept, varying))
+                self._steps.append(_out_of_place(trace, node, _step(self, originals, node, *made)))
         self._last_use = _last_uses(self._steps, self._outputs)
         for path, module in self.named_modules():
             module.training = originals.get(path, model).training
@@ -119,9 +148,7 @@ class GraphModel(nn.Module):
         """Take what the original's forward took, in the form of the example inputs; return what it returned."""
         values = self._bind(args, kwargs)
         for step in self._steps:
-            own = step.arguments(values)
-            keywords = {name: _resolve([arg], values)[0] for name, arg in step.kwargs.items()}
-            values[step.index] = step.target(*own, **keywords)
+            values[step.index] = step.run(values)
             if step.rebinds is not None:
                 values[step.rebinds] = values[step.index]
             for index in self._last_use.get(step.index, ()):
@@ -149,21 +176,41 @@ def thinned_graph(model: nn.Module, graph: Graph, surgery: Surgery) -> GraphMode
     return GraphModel(model, graph, surgery)
 
 
+def _tensor_in(trace: Trace, dtype: torch.dtype) -> int | None:
+    """Return the first of the model's own tensors that has a dtype."""
+    state = ((n.index, trace.state[n.target].dtype) for n in trace.nodes if n.kind in ("parameter", "buffer"))
+    return next((index for index, own in state if own is dtype), None)
+
+
+def _castable(
+    own: int | None, dtype: torch.dtype, target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[Any, tuple[Any, ...], Mapping[str, Any]]:
+    """Let a constant in the model's `dtype` take that of its tensor `own` whenever the graph runs."""
+    if own is None or base_name(target) not in FACTORIES or kwargs.get("dtype") is not dtype:
+        return target, args, kwargs
+    return target, args, {**kwargs, "dtype": DtypeOf(own)}
+
+
 def _step(
-    root: nn.Module,
+    root: GraphModel,
     originals: Mapping[str, nn.Module],
     node: Node,
     target: Any,
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
 ) -> Step:
-    position = TRAINING.get(base_name(target)) if target is not GETITEM else None
+    name = base_name(target) if target is not GETITEM else ""
+    position = TRAINING.get(name)
     if position is None or len(args) <= position or args[position] is not False:
-        return Step(node.index, target, args, dict(kwargs), None, root, False)
+        return Step(node.index, target, args, dict(kwargs), None, root)
     original = originals.get(node.module)
-    owner = root if original is None else _module_at(root, node.module)
-    cumulative = isinstance(original, nn.modules.batchnorm._BatchNorm) and original.momentum is None
-    return Step(node.index, target, args, dict(kwargs), position, owner, cumulative)
+    if original is None:
+        return Step(node.index, target, args, dict(kwargs), position, root)
+    owner = _module_at(root, node.module)
+    assert isinstance(owner, (GraphModel, Place))
+    averages = isinstance(original, nn.modules.batchnorm._BatchNorm) and original.momentum is None
+    owner.cumulative = averages or bool(getattr(original, "cumulative", False))
+    return Step(node.index, target, args, dict(kwargs), position, owner)
 
 
 def _out_of_place(trace: Trace, node: Node, step: Step) -> Step:
@@ -180,11 +227,11 @@ def _out_of_place(trace: Trace, node: Node, step: Step) -> Step:
 
 
 def _module_at(root: nn.Module, path: str) -> nn.Module:
-    """Return the module at `path`, making empty ones on the way where there are none."""
+    """Return what stands at `path`, making places on the way where there are none."""
     module = root
     for part in filter(None, path.split(".")):
         if part not in module._modules:
-            module.add_module(part, nn.Module())
+            module.add_module(part, Place())
         module = module.get_submodule(part)
     return module
 
@@ -194,6 +241,7 @@ def _resolve(args: Sequence[Any], values: Mapping[int, Any]) -> list[Any]:
     return [
         values[arg.index] if type(arg) is Ref
         else values[arg.index].shape[arg.dim] if type(arg) is SizeOf
+        else values[arg.index].dtype if type(arg) is DtypeOf
         else _resolve(arg, values) if isinstance(arg, (list, tuple))
         else arg
         for arg in args
@@ -211,7 +259,7 @@ def _last_uses(steps: list[Step], outputs: Any) -> dict[int, list[int]]:
     last: dict[int, int] = {}
     for step in steps:
         for leaf in pytree.tree_leaves((step.args, step.kwargs), is_leaf=lambda x: isinstance(x, Ref)):
-            if isinstance(leaf, (Ref, SizeOf)):
+            if isinstance(leaf, (Ref, SizeOf, DtypeOf)):
                 last[leaf.index] = step.index
     out: dict[int, list[int]] = {}
     for index, step_index in last.items():

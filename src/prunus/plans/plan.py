@@ -20,7 +20,7 @@ from prunus.plans.proving import prove_plan
 from prunus.plans.record import Form, Record, attach, describe_inputs, record_of
 from prunus.plans.reference import is_inexact
 from prunus.plans.surgery import check_same_model, thin_, thinned
-from prunus.plans.tensors import cut
+from prunus.plans.tensors import cut, keep_mask
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,12 @@ class Plan:
             apply_masks_(masked, self.masks)
             thin_(masked, Surgery({}, {}, dropped=self._surgery.dropped))
         return masked
+
+    def keep_masks(self) -> dict[str, Tensor]:
+        """Return what `mask` leaves of every tensor that it changes, bool in the dense shape."""
+        state = self.graph.trace.state
+        left = {name: keep_mask(torch.Size(state[name].shape), edit) for name, edit in self._surgery.zeroed.items()}
+        return left | {name: mask & left[name] if name in left else mask for name, mask in self.masks.items()}
 
     def folding(self, model: nn.Module) -> Folding:
         """Say which groups leave constants that `fold_constants=True` folds into biases, and why the others do not."""

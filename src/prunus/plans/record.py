@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from prunus.axes import Graph, Inexact, Surgery
+from prunus.axes import Graph, Inexact, Scale, Surgery
 from prunus.plans.proof import Proof
 from prunus.plans.tensors import cut
 
@@ -76,9 +76,12 @@ def _composed(first: Surgery, second: Surgery) -> Surgery:
     attributes = {**second.attributes, **first.attributes}
     for name in first.attributes.keys() & second.attributes.keys():
         attributes[name] = (first.attributes[name][0], second.attributes[name][1])
-    scales = {**first.scales, **second.scales}
-    for name in first.scales.keys() & second.scales.keys():
-        scales[name] = (first.scales[name][0] * second.scales[name][0], first.scales[name][1])
+    scales = dict(first.scales)
+    for name, scale in second.scales.items():
+        dense = first.edits.get(name, {}).get(scale.dim)
+        rows = scale.rows if scale.rows is None or dense is None else dense[scale.rows]
+        before = scales.get(name, Scale(1.0, scale.offset, scale.dim, rows))
+        scales[name] = replace(before, factor=before.factor * scale.factor)
     dropped = {**first.dropped, **second.dropped}
     return Surgery(edits, attributes, scales, dropped, spared=first.spared | second.spared)
 

@@ -74,7 +74,7 @@ def rewritten(ctx: Context, node: Node, kept: Kept, varying: Varying) -> tuple[A
         return aten.slice.Tensor, (args[0], node.arg(1, "dim", 0), start, start + length), {}
     if name in NORMS and isinstance(value, Value):
         args[1] = [size_after(axis, kept) for axis in value.dims[len(value.dims) - len(args[1]) :]]
-    if name == "scaled_dot_product_attention" and node.index in ctx.pinned:
+    if name == "scaled_dot_product_attention" and node.index in ctx.pinned.keys() - ctx.absorbed.keys():
         return node.target, tuple(args), {**node.kwargs, "scale": ctx.pinned[node.index].root().size ** -0.5}
     if name in FACTORIES and isinstance(value, Value):
         args[FACTORIES[name]] = _sizes(value.dims, kept, varying)

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from prunus.axes import Surgery, trace, unwrapped
+from prunus.axes import Scale, Surgery, trace, unwrapped
 from prunus.errors import FileError, InputError
 from prunus.plans.graph_model import thinned_graph
 from prunus.plans.proof import Proof
@@ -166,6 +166,10 @@ def _plan_as_json(record: Record) -> dict[str, Any]:
         name: {dim: pool.setdefault(tuple(p.tolist()), len(pool)) for dim, p in edit.items()}
         for name, edit in record.surgery.edits.items()
     }
+    scales = {}
+    for name, scale in record.surgery.scales.items():
+        rows = None if scale.rows is None else pool.setdefault(tuple(scale.rows.tolist()), len(pool))
+        scales[name] = [scale.factor, scale.offset, scale.dim, rows]
     return {
         "kept": {name: list(positions) for name, positions in record.kept.items()},
         "sizes": dict(record.sizes),
@@ -174,7 +178,7 @@ def _plan_as_json(record: Record) -> dict[str, Any]:
         "shapes": {name: list(shape) for name, shape in record.shapes.items()},
         "attributes": {name: list(pair) for name, pair in record.surgery.attributes.items()},
         "dropped": {name: list(how) for name, how in record.surgery.dropped.items()},
-        "scales": {name: list(pair) for name, pair in record.surgery.scales.items()},
+        "scales": scales,
         "spared": [list(pair) for pair in sorted(record.surgery.spared)],
         "masks": {name: list(mask.shape) for name, mask in record.masks.items()},
         "provenance": dict(record.provenance),
@@ -190,7 +194,10 @@ def _plan_from_json(plan: dict[str, Any], tensors: Mapping[str, Tensor]) -> Reco
     edits = {n: {d: plan["positions"][i] for d, i in edit.items()} for n, edit in plan["edits"].items()}
     attributes = {name: (before, after) for name, (before, after) in plan["attributes"].items()}
     dropped = {name: (takes, wraps) for name, (takes, wraps) in plan.get("dropped", {}).items()}
-    scales = {name: (factor, offset) for name, (factor, offset) in plan.get("scales", {}).items()}
+    scales = {
+        name: Scale(factor, offset, dim, None if rows is None else np.asarray(plan["positions"][rows], dtype=np.int64))
+        for name, (factor, offset, dim, rows) in plan.get("scales", {}).items()
+    }
     spared = frozenset((name, dim) for name, dim in plan.get("spared", ()))
     return Record(
         kept={name: tuple(positions) for name, positions in plan["kept"].items()},

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -49,7 +50,7 @@ def _changes(model: nn.Module, surgery: Surgery, masks: Mapping[str, Tensor]) ->
     found: dict[Tensor, tuple[Tensor, Tensor | None]] = {}
     for name, tensor in state.items():
         edit, mask = surgery.edits.get(name), masked.get(places[name])
-        if tensor in found or (edit is None and mask is None):
+        if tensor in found or (edit is None and mask is None and name not in surgery.scales):
             continue
         if places[name] not in smaller:  # parameters that share memory go on sharing it
             small = thinned(tensor.detach(), surgery, name)
@@ -60,10 +61,17 @@ def _changes(model: nn.Module, surgery: Surgery, masks: Mapping[str, Tensor]) ->
 
 
 def thinned(tensor: Tensor, surgery: Surgery, name: str) -> Tensor:
-    """Return what is left of a dense tensor; a norm's weight makes up for units that its mean no longer counts."""
-    small = cut(tensor, surgery.edits.get(name, {}))
-    factor, offset = surgery.scales.get(name, (1.0, 0.0))
-    return small if factor == 1 else (small + offset) * factor - offset
+    """Return what is left of a dense tensor and makes up for what a mean or a root no longer counts."""
+    edit = surgery.edits.get(name, {})
+    small, scale = cut(tensor, edit), surgery.scales.get(name)
+    if scale is None:
+        return small
+    multiplied = (small + scale.offset) * scale.factor - scale.offset
+    if scale.rows is None:
+        return multiplied
+    kept = edit.get(scale.dim, np.arange(tensor.shape[scale.dim]))
+    flags = torch.from_numpy(np.isin(kept, scale.rows)).to(small.device)
+    return torch.where(flags.view([-1 if i == scale.dim else 1 for i in range(small.dim())]), multiplied, small)
 
 
 def _cut_optimizer(

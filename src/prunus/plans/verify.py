@@ -27,6 +27,7 @@ from prunus.plans.proof import TOLERANCE, distance, distances, first_line
 from prunus.plans.record import Form, Record, example_inputs, record_of
 from prunus.plans.store import read
 from prunus.plans.surgery import check_same_model, thin_
+from prunus.plans.surgery import thinned as sliced
 from prunus.plans.tensors import named_state
 
 
@@ -154,7 +155,7 @@ def _difference(model: nn.Module, small: nn.Module, record: Record, inputs: Any,
     _draw_(masked, generator)
     state = named_state(masked)
     for name, tensor in named_state(small).items():
-        tensor.data = _sliced(state[name], record.surgery, name)
+        tensor.data = sliced(state[name], record.surgery, name)
     for name, edit in record.surgery.zeroed.items():
         for dim, kept in edit.items():
             gone = np.setdiff1d(np.arange(state[name].shape[dim]), kept)
@@ -208,15 +209,6 @@ def _mapped(inputs: Any, change: Callable[[Tensor], Tensor], *, integers: bool =
     )
 
 
-def _sliced(tensor: Tensor, surgery: Surgery, name: str) -> Tensor:
-    """Return what the record makes of a dense tensor: kept positions, and a norm's weight rescaled."""
-    out = tensor.detach()
-    for dim, kept in surgery.edits.get(name, {}).items():
-        out = out.index_select(dim, torch.from_numpy(kept).to(out.device))
-    factor, offset = surgery.scales.get(name, (1.0, 0.0))
-    return (out + offset) * factor - offset if factor != 1 else out.clone()
-
-
 def _changed(model: nn.Module, record: Record, weights: Mapping[str, Tensor]) -> tuple[str, ...]:
     """List the saved tensors that are not bit for bit what the record makes of the dense weights."""
     found = []
@@ -224,7 +216,7 @@ def _changed(model: nn.Module, record: Record, weights: Mapping[str, Tensor]) ->
     for name, tensor in model.state_dict().items():
         if name.startswith(gone):
             continue
-        want = _sliced(tensor, record.surgery, name).to(weights[name])
+        want = sliced(tensor, record.surgery, name).to(weights[name])
         if name in record.masks:
             want = want.masked_fill(~record.masks[name].to(want.device), 0)
         if not torch.equal(want, weights[name]):

@@ -11,6 +11,7 @@ from torch import nn
 
 from prunus.recipes.schema import Loop, Optimizer
 from prunus.recipes.session import Costing, Session, restore
+from prunus.regularizers import Regularizers
 from prunus.schedules import PruningScheduler
 from prunus.training import Rate, build_optimizer, build_rate, reseed, train_epoch
 
@@ -29,14 +30,16 @@ class Stage:
     rate: Rate
     costing: Costing
     pruning: PruningScheduler | None = None
+    regularizers: Regularizers | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Model, optimizer, rate and pruning; random numbers are drawn anew at every epoch."""
+        """Model, optimizer, rate, pruning and regularizers; random numbers are drawn anew at every epoch."""
         return {
             "model": dict(self.model.state_dict()),
             "optimizer": self.optimizer.state_dict(),
             "rate": self.rate.state_dict(),
             "pruning": None if self.pruning is None else self.pruning.state_dict(),
+            "regularizers": None if self.regularizers is None else self.regularizers.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -46,6 +49,8 @@ class Stage:
         self.rate.load_state_dict(state["rate"])
         if self.pruning is not None:
             self.pruning.load_state_dict(state["pruning"])
+        if self.regularizers is not None:
+            self.regularizers.load_state_dict(state["regularizers"])
 
 
 def make_optimizer(session: Session, stage: str, settings: Loop, model: nn.Module) -> torch.optim.Optimizer:
@@ -123,13 +128,17 @@ def _epoch(session: Session, stage: Stage, epoch: int, note: Any) -> Row:
         device=session.parts.device,
         precision=stage.settings.precision,
         after_step=after_step,
+        regularizers=stage.regularizers,
     )
     stage.rate.epoch_end()
+    if stage.regularizers is not None:
+        stage.regularizers.threshold_()
     validation = session.parts.evaluate(stage.model, "validation")
     return {
         "stage": stage.name,
         "epoch": epoch,
         "loss": result.loss,
+        "terms": result.terms,
         "lr": rates[-1],
         "seconds": result.seconds,
         "validation": validation,
@@ -139,11 +148,12 @@ def _epoch(session: Session, stage: Stage, epoch: int, note: Any) -> Row:
 
 
 def describe(row: Row, total: int) -> str:
-    """`prune 2/5: loss 0.123, top1 0.912, sparsity 34 %, 1,234,567 MACs (12 s)`."""
+    """`prune 2/5: loss 0.123, group_lasso 0.012, top1 0.912, sparsity 34 %, 1,234,567 MACs (12 s)`."""
     judged, value = next(iter(row["validation"].items()))
     zeros = f", sparsity {row['sparsity']:.1%}" if row["sparsity"] else ""
+    terms = "".join(f", {name} {value:.4g}" for name, value in row["terms"].items())
     macs = "" if row["macs"] is None else f", {row['macs']:,} MACs"
     return (
-        f"{row['stage'].replace('_', '-')} {row['epoch']}/{total}: loss {row['loss']:.4f}, {judged} {value:.4f} "
+        f"{row['stage'].replace('_', '-')} {row['epoch']}/{total}: loss {row['loss']:.4f}{terms}, {judged} {value:.4f} "
         f"(validation){zeros}{macs}, {row['seconds']:.1f} s"
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,6 +14,8 @@ from prunus.errors import NameNotFound
 from prunus.recipes.schema import Guard, Policy
 from prunus.recipes.session import Session
 from prunus.schedules import AccuracyGuard, PruningScheduler, parse_settings, schedule
+from prunus.statistics import Calibration
+from prunus.training import random_state, reseed
 
 
 def build_scheduler(
@@ -36,7 +40,27 @@ def build_scheduler(
         guard=None if words.guard is None else _guard(words.guard, dense),
         fold_constants=words.fold_constants,
         steps_per_epoch=session.steps_per_epoch,
+        data=calibration(session),
     )
+
+
+def calibration(session: Session) -> Calibration:
+    """Training batches for criteria and solvers, always the same ones, whatever was drawn before."""
+    return Calibration(_SameBatches(session), session.parts.loss, session.recipe.prune.calibration)
+
+
+class _SameBatches:
+    """The training data from its start, in one order; the random state of the run goes on undisturbed."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def __iter__(self) -> Iterator[Any]:
+        train = self._session.parts.data.train
+        with random_state(train):
+            reseed(self._session.recipe.seed, "calibration", 0, train)
+            batches = list(islice(train, self._session.recipe.prune.calibration))
+        yield from batches
 
 
 def final_ratio(words: Policy) -> float:

@@ -6,12 +6,14 @@ from torch import nn
 
 from prunus import oneshot
 from prunus.axes import Graph, exactness_of, trace, units_of
+from prunus.criteria import criterion
 from prunus.plans import Plan
 from prunus.recipes.opening import Opened
 from prunus.recipes.parts import find_parts
 from prunus.recipes.policies import final_ratio
-from prunus.recipes.schema import Policy, Prune
+from prunus.recipes.schema import Policy, Prune, RegularizedLoop
 from prunus.recipes.session import TRACED
+from prunus.recipes.stages import make_regularizers
 from prunus.training import first_inputs
 
 
@@ -32,15 +34,25 @@ def preview(opened: Opened) -> str:
         lines.append(_headline(policy))
         lines += [f"  {line}" for line in _changes(graph, plan)]
     lines += _cost(graph, plans, model)
+    lines += [line for stage in ("train", "prune") for line in _terms(stage, getattr(recipe, stage), graph, model)]
     return "\n".join([*lines, *_exactness(recipe.prune, graph, plans, model), *_frozen(graph)])
 
 
+def _terms(stage: str, words: RegularizedLoop, graph: Graph, model: nn.Module) -> list[str]:
+    """Which terms the loss of a stage gets, and over how many targets."""
+    terms = make_regularizers(words, model, graph)
+    found = [] if terms is None else [(item, terms.targets[item.name]) for item in terms.regularizers]
+    return [f"{stage} adds {item} over {len(targets)} target{'s' * (len(targets) != 1)}" for item, targets in found]
+
+
 def _plan(graph: Graph, policy: Policy) -> Plan:
+    # Not the same units as in the run for a criterion that observes the model, but as many of them.
+    rank = "l1" if criterion(policy.criterion).needs else policy.criterion
     return oneshot.plan(
         graph,
         ratio=final_ratio(policy),
         granularity=policy.granularity,
-        criterion=policy.criterion,
+        criterion=rank,
         allocation=policy.allocation,
         targets=policy.targets,
         round_to=policy.round_to,

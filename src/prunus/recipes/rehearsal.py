@@ -8,12 +8,12 @@ from torch import nn
 
 from prunus.axes import Graph
 from prunus.batches import first_batch
-from prunus.errors import NothingToPrune
+from prunus.errors import NothingToPrune, naming
 from prunus.granularity import find_targets
 from prunus.recipes.epochs import make_optimizer
 from prunus.recipes.policies import build_scheduler
 from prunus.recipes.session import Session
-from prunus.recipes.stages import find_structure
+from prunus.recipes.stages import find_structure, make_regularizers
 from prunus.training import check_batch, evaluate
 
 
@@ -31,6 +31,9 @@ def rehearse(session: Session) -> None:
         first_batch(parts.data.test, "data.test")
     graph = find_structure(session, model)
     _find_sensitivity_targets(session, model, graph)
+    for stage in ("train", "prune"):
+        with naming(f"{stage}.regularizers"):
+            make_regularizers(getattr(session.recipe, stage), model, graph)
     make_optimizer(session, "train", session.recipe.train, model)
     optimizer = make_optimizer(session, "prune", session.recipe.prune, model)
     scheduler = build_scheduler(session, model, optimizer, graph, metrics)

@@ -79,6 +79,10 @@ _TEXT_MAP_OR_LIST: dict[str, Any] = {"anyOf": [{"type": "string"}, {"type": "obj
 Targets = Annotated[Any, BeforeValidator(words.targets), WithJsonSchema(_TEXT_MAP_OR_LIST)]
 Granularity = Annotated[str, BeforeValidator(words.granularity)]
 Criterion = Annotated[str, BeforeValidator(words.criterion)]
+Solver = Annotated[str, BeforeValidator(words.solver)]
+
+
+RegularizerField = Annotated[Any, BeforeValidator(words.regularizer), WithJsonSchema(_TEXT_OR_MAP)]
 
 
 class Loop(_Part):
@@ -88,6 +92,19 @@ class Loop(_Part):
     optimizer: OptimizerField | None = Field(default=None, description="default: adam, or the training's with lr / 10")
     lr_schedule: LrScheduleField = LrSchedule()
     precision: Precision = "float32"
+
+
+class RegularizedLoop(Loop):
+    """A training loop whose loss may have more terms, which make units small before they are pruned."""
+
+    regularizers: list[RegularizerField] = Field(
+        default=[], description="terms of the loss, each logged by its name: group_lasso(1e-4), bn_l1(1e-4), …"
+    )
+
+    @model_validator(mode="after")
+    def _check_names(self) -> RegularizedLoop:
+        words.regularizers(self.regularizers)
+        return self
 
 
 class Sensitivity(_Part):
@@ -108,6 +125,7 @@ class Policy(_Part):
     criterion: Criterion = "l1"
     allocation: Annotated[Any, BeforeValidator(words.allocation), WithJsonSchema(_TEXT_OR_MAP)] = "uniform"
     schedule: Annotated[Any, BeforeValidator(words.schedule), WithJsonSchema(_TEXT_OR_MAP)]
+    solver: Solver | None = Field(default=None, description="mend what is left at once: lstsq, admm, sparsegpt, …")
     round_to: Annotated[int, Field(ge=1)] = 1
 
     @model_validator(mode="after")
@@ -128,7 +146,7 @@ class Guard(_Part):
     mode: Literal["max", "min"] = "max"
 
 
-class Prune(Loop):
+class Prune(RegularizedLoop):
     """The fine-tuning loop during which the policies prune."""
 
     epochs: Annotated[int, Field(ge=1)] = 1
@@ -137,6 +155,9 @@ class Prune(Loop):
     guard: Guard | None = None
     inexact: Annotated[Inexact, BeforeValidator(words.inexact)] = Field(
         default="forbid", description="where a statistic counts the units: keep them all, or what may happen"
+    )
+    calibration: Annotated[int, Field(ge=1)] = Field(
+        default=8, description="training batches that criteria and solvers observe before each pruning"
     )
     fold_constants: bool = Field(default=False, description="hand what pruned units carry to the biases of readers")
 
@@ -171,7 +192,7 @@ class Recipe(_Part):
     seed: Annotated[int, Field(ge=0)] = 0
     device: Annotated[str, BeforeValidator(words.device)] = "cpu"
     threads: Annotated[int, Field(ge=1)] | None = None
-    train: Loop = Loop()
+    train: RegularizedLoop = RegularizedLoop()
     sensitivity: Sensitivity | None = None
     prune: Prune
     fine_tune: Loop | None = None

@@ -15,8 +15,10 @@ from prunus.granularity import COUPLED
 from prunus.masks import MaskSet
 from prunus.plans import Plan, record_of
 from prunus.recipes.epochs import Row, Stage, make_optimizer, make_rate, run_epochs
-from prunus.recipes.policies import build_scheduler
+from prunus.recipes.policies import build_scheduler, calibration
+from prunus.recipes.schema import RegularizedLoop
 from prunus.recipes.session import TRACED, Costing, Session
+from prunus.regularizers import Regularizers, regularizer
 from prunus.sensitivity import Curves, perform_sensitivity_analysis
 from prunus.training import recalibrate_, reseed
 
@@ -28,7 +30,19 @@ def train(session: Session) -> tuple[nn.Module, list[Row]]:
     optimizer = make_optimizer(session, "train", settings, model)
     rate = make_rate(session, settings, optimizer)
     costing = Costing(lambda: sparsity(model), lambda: dense_macs(model, session.one_example))
-    return model, run_epochs(session, Stage("train", settings, model, optimizer, rate, costing))
+    terms = make_regularizers(settings, model, structure_for(session, settings, model))
+    return model, run_epochs(session, Stage("train", settings, model, optimizer, rate, costing, regularizers=terms))
+
+
+def structure_for(session: Session, settings: RegularizedLoop, model: nn.Module) -> Graph | None:
+    """Trace the model where a regularizer's units are coupled groups."""
+    kinds = {regularizer(words).granularity for words in settings.regularizers}
+    return find_structure(session, model) if kinds & set(COUPLED) else None
+
+
+def make_regularizers(settings: RegularizedLoop, model: nn.Module, graph: Graph | None) -> Regularizers | None:
+    """The terms of a loop's loss, or None; raises InputError where targets match nothing."""
+    return Regularizers(model, settings.regularizers, graph=graph) if settings.regularizers else None
 
 
 def find_structure(session: Session, model: nn.Module) -> Graph | None:
@@ -64,6 +78,7 @@ def sensitivity(session: Session, model: nn.Module, graph: Graph | None) -> Curv
             targets=wanted.targets,
             graph=graph,
             store=session.folder.path("sensitivity.jsonl"),
+            data=calibration(session),
             progress=bar.at,
         )
     session.reporter.say(str(curves).rstrip())
@@ -94,9 +109,9 @@ def prune(session: Session, model: nn.Module, graph: Graph | None, dense: Mappin
     with build_scheduler(session, model, optimizer, graph, dense) as scheduler:
         costing = Costing(lambda: sparsity(model), lambda: macs(graph, scheduler.pruned_units()))
         rate = make_rate(session, settings, optimizer)
-        rows = run_epochs(
-            session, Stage(f"{session.prefix}prune", settings, model, optimizer, rate, costing, scheduler)
-        )
+        terms = make_regularizers(settings, model, graph)
+        name = f"{session.prefix}prune"
+        rows = run_epochs(session, Stage(name, settings, model, optimizer, rate, costing, scheduler, terms))
         units = {name: pruned.clone() for name, pruned in scheduler.pruned_units().items()}
         masks = {name: mask.clone() for name, mask in scheduler.masks.masks.items()}
     return Pruned(model, units, masks, rows)

@@ -15,7 +15,9 @@ from pydantic import BaseModel
 import prunus.allocation
 import prunus.criteria
 import prunus.granularity
+import prunus.regularizers
 import prunus.schedules
+import prunus.solvers
 from prunus.axes import Inexact
 from prunus.errors import InputError, NameNotFound, RecipeError
 from prunus.recipes.resolve import split_name
@@ -89,6 +91,12 @@ def granularity(value: Any) -> Any:
     return value
 
 
+def solver(value: Any) -> Any:
+    """`lstsq`, `admm`, `sparsegpt`, …"""
+    prunus.solvers.solver(_text(value, "a solver, such as lstsq"))
+    return value
+
+
 def criterion(value: Any) -> Any:
     """`l1`, `l2`, `random`, …"""
     prunus.criteria.criterion(_text(value, "a criterion, such as l2"))
@@ -136,6 +144,23 @@ def stop(value: Any) -> Any:
         raise InputError("want one condition, such as `sparsity: 0.9` or `macs: 0.33`")
     _parse({"policies": [_ANY_POLICY], "stop": [value]})
     return value
+
+
+def regularizer(value: Any) -> Any:
+    """`group_lasso(1e-4, granularity=filter)`, or `{kind: group_lasso, strength: 1e-4, …}`."""
+    if not isinstance(value, (str, dict)):
+        raise InputError("want group_lasso(1e-4), or a mapping such as {kind: group_lasso, strength: 1e-4}")
+    made = prunus.regularizers.regularizer(value)
+    kind = getattr(made, "granularity", None)
+    if isinstance(value, dict) and "targets" in value and isinstance(kind, str) and kind != "layer":
+        targets(value["targets"])
+        prunus.granularity.check_targets(value["targets"], kind)
+    return value
+
+
+def regularizers(values: Sequence[Any]) -> None:
+    """Each term of a loss has a name of its own."""
+    prunus.regularizers.check_names([prunus.regularizers.regularizer(value) for value in values])
 
 
 def targets(value: Any) -> Any:

@@ -105,6 +105,7 @@ class Epoch(_Record):
     stage: Literal["train", "prune", "fine_tune"]
     epoch: Count
     loss: float | None = None
+    terms: dict[str, float] = Field(default_factory=dict, description="regularizers: mean of each term over the epoch")
     lr: float | None = None
     seconds: Amount | None = None
     validation: dict[str, float] = Field(default_factory=dict)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from prunus.oneshot import LANES
 from prunus.report import formats, metrics
 from prunus.report.facts import Baseline, Facts
 
@@ -65,7 +66,7 @@ def _speed(facts: Facts) -> str | None:
     where = f"on {pruned.runtime}, batch {pruned.batch}, {_plural(pruned.threads, 'thread')}"
     span = f"median {formats.milliseconds(dense.median_ms)} → {formats.milliseconds(pruned.median_ms)} {where}"
     if latency < 1 - NOISE:
-        return f"It got slower: {formats.ratio(latency)} the speed of the dense model ({span})."
+        return f"It got slower: {formats.ratio(latency)} the speed of the dense model ({span}){_uneven(facts)}."
     if latency <= 1 + NOISE:
         return f"It got no faster ({span}){_why_not_faster(facts)}."
     return f"It runs {formats.ratio(latency)} as fast ({span}){_efficiency(latency, macs)}."
@@ -84,7 +85,18 @@ def _efficiency(latency: float, macs: float | None) -> str:
 def _why_not_faster(facts: Facts) -> str:
     if (facts.ratio.get("macs") or 1.0) <= 1 + NOISE:
         return ": no work was removed, the weights were only set to zero"
-    return ": at this size the time goes to calls and memory traffic, not to MACs"
+    return _uneven(facts) or ": at this size the time goes to calls and memory traffic, not to MACs"
+
+
+def _uneven(facts: Facts) -> str:
+    """Blame channel counts between the steps of a runtime's kernels, where pruning has made such counts."""
+    latency = facts.pruned.latency
+    found = [g for g in facts.groups if g.kind == "channel" and g.size % LANES == 0 and g.kept % LANES]
+    if not found or latency is None:
+        return ""
+    counts = f"{_plural(len(found), 'channel count is', 'channel counts are')} no multiple of {LANES} any more"
+    first = f"such as {found[0].name} ({found[0].size} → {found[0].kept})"
+    return f": {counts}, {first}, and kernels of {latency.runtime} are often slower there; try round_to: {LANES}"
 
 
 def _zeros(facts: Facts) -> str | None:

@@ -11,6 +11,7 @@ from prunus.criteria import Criterion, criterion
 from prunus.errors import InputError, NameNotFound, naming
 from prunus.granularity import COUPLED, NM, Granularity, TargetSpec, check_targets, granularity
 from prunus.schedules.kinds import OneShot, Schedule, schedule
+from prunus.solvers import Solver, solver
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +22,8 @@ class Policy:
         `{kind: agp, final: 0.5, end: 3ep}`, or an object.
     targets: a name pattern, a list of them, or a mapping with kind, type, name, exclude; `*` is every weight.
     criterion: `l1`, `l2`, … allocation: `uniform`, `global`, `{per_layer: {…}}`, `{threshold: {…}}`.
-    round_to: filters and channels are kept in multiples of this.
+    solver: mends the weights that are left after every pruning: `lstsq`, `admm`, `sparsegpt`, …; see
+        `prunus.solvers`. round_to: filters and channels are kept in multiples of this.
     name: shown in the log, and the masks' source; the granularity by default.
     Raises InputError or NameNotFound that begin with the field's name.
     """
@@ -31,6 +33,7 @@ class Policy:
     targets: TargetSpec = "*"
     criterion: str | Criterion = "l1"
     allocation: str | Mapping[str, Any] | Allocator = "uniform"
+    solver: str | Solver | None = None
     round_to: int = 1
     name: str | None = None
 
@@ -43,6 +46,9 @@ class Policy:
             criterion(self.criterion)
         with naming("allocation"):
             share = allocator(self.allocation)
+        if self.solver is not None:
+            with naming("solver"):
+                solver(self.solver)
         when = schedule(self.schedule)
         _check_round_to(self.round_to, kind)
         if self.name is not None and (not isinstance(self.name, str) or not self.name):

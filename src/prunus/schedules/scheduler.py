@@ -22,6 +22,7 @@ from prunus.schedules.decide import Course, choose, masks_of
 from prunus.schedules.figures import check_quantities, figure
 from prunus.schedules.guard import AccuracyGuard, Snapshot, check_metrics
 from prunus.schedules.kinds import schedule, with_whole_times
+from prunus.schedules.mending import mended_
 from prunus.schedules.observing import Observer, needs_data
 from prunus.schedules.policy import Policy
 from prunus.schedules.stop import Stop
@@ -240,14 +241,15 @@ class PruningScheduler:
         equal = () if self._graph is None else self._graph.equal
         pruned = choose(course, fraction, tensors, equal, seen)
         before = course.num_pruned
-        if self._fold_constants and self._graph is not None:
-            groups = {t.group: pruned[t.name] for t in course.targets if t.group is not None}
-            fold_constants_(self._model, self._graph, groups)
-        self.masks.set_(course.name, masks_of(course, pruned, tensors))
+        with mended_(self._model, course.policy, self.masks, self._calibration) as facts:
+            if self._fold_constants and self._graph is not None:
+                groups = {t.group: pruned[t.name] for t in course.targets if t.group is not None}
+                fold_constants_(self._model, self._graph, groups)
+            self.masks.set_(course.name, masks_of(course, pruned, tensors))
         course.fraction, course.pruned = fraction, pruned
         if course.num_pruned > before:
             counted = {"fraction": fraction, "units": course.num_pruned, "of": course.num_units}
-            self._note("pruned", policy=course.name, **counted, sparsity=self.sparsity)
+            self._note("pruned", policy=course.name, **counted, sparsity=self.sparsity, **facts)
             self._look_for_a_stop()
 
     def _look_for_a_stop(self) -> None:
@@ -346,10 +348,10 @@ def _courses(
 def _check_calibration(courses: Sequence[Course], calibration: Calibration | None) -> None:
     """Raise InputError now for what would otherwise be missing in the middle of training."""
     for course in courses:
-        if needs_data(course) and calibration is None:
-            word = criterion(course.policy.criterion).name
+        observer = criterion(course.policy.criterion).name if needs_data(course) else course.policy.solver
+        if calibration is None and observer is not None:
             raise InputError(
-                f"policy {course.name!r}: {word} observes the model on calibration data; give data=, and loss= "
+                f"policy {course.name!r}: {observer} observes the model on calibration data; give data=, and loss= "
                 "where it reads gradients"
             )
 

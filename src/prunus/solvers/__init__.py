@@ -6,6 +6,7 @@ from prunus.solvers.base import Solved, Solver, register, solver, solver_names
 from prunus.solvers.exact_obs import ExactOBS
 from prunus.solvers.layers import matrix_of, solve_layer, weight_of
 from prunus.solvers.least_squares import LeastSquares
+from prunus.solvers.mend import Mending, Propagate, mend_
 from prunus.solvers.pattern import Pattern
 from prunus.solvers.problem import relative_error
 from prunus.solvers.sparsegpt import SparseGPT
@@ -19,13 +20,16 @@ __all__ = [
     "ALPS",
     "ExactOBS",
     "LeastSquares",
+    "Mending",
     "Pattern",
+    "Propagate",
     "Solved",
     "Solver",
     "SparseGPT",
     "Swaps",
     "improve_mask",
     "matrix_of",
+    "mend_",
     "register",
     "relative_error",
     "solve_layer",

@@ -1,6 +1,7 @@
 """What must be observed: statistics of inputs, gradients and curvature, collected once for all who need them."""
 
 from prunus.statistics import curvature, flow, gradients, inputs  # noqa: F401  (their names are registered)
+from prunus.statistics.batchnorm import recalibrate_
 from prunus.statistics.calibration import Batch, Calibration, Loss, calibration
 from prunus.statistics.collect import Requests, collect
 from prunus.statistics.kinds import (
@@ -15,6 +16,7 @@ from prunus.statistics.kinds import (
     wide,
 )
 from prunus.statistics.layers import Layer
+from prunus.statistics.reading import Reading, readings
 from prunus.statistics.store import Statistics
 
 __all__ = [
@@ -27,10 +29,13 @@ __all__ = [
     "OfInputs",
     "OfModel",
     "OfTraining",
+    "Reading",
     "Requests",
     "Statistics",
     "calibration",
     "collect",
+    "readings",
+    "recalibrate_",
     "register",
     "statistic",
     "statistic_names",

@@ -57,15 +57,14 @@ def collect(
     return found
 
 
-def _gathered(names: Iterable[str], gathered: Statistics | None) -> Statistics:
-    if gathered is not None:
-        return gathered
-    for name in names:
+def _gathered(names: Mapping[str, OfTraining], gathered: Statistics | None) -> Statistics:
+    if gathered is None and names:
+        words = ", ".join(map(word, names))
         raise InputError(
-            f"{word(name)} is gathered while a model is trained; give the criterion to a policy of "
+            f"{words} is gathered while a model is trained; give the criterion to a policy of "
             "`prunus.PruningScheduler`, or choose one that observes the model as it is"
         )
-    return Statistics()
+    return Statistics() if gathered is None else gathered
 
 
 def _pass_by_batches(

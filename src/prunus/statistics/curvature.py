@@ -35,7 +35,7 @@ def hessian(probes: int = 8) -> OfModel:
     def collect_(
         model: nn.Module, pieces: Sequence[Piece], calibration: Calibration, found: Statistics, name: str
     ) -> None:
-        weights, generator = _Weights(model, pieces), torch.Generator().manual_seed(0)
+        weights, generator = Weights(model, pieces), torch.Generator().manual_seed(0)
         for batch in calibration.read(weights.device):
             slopes = weights.gradients(model, batch, calibration, twice=True)
             for _ in range(probes):
@@ -59,7 +59,7 @@ def gauss_newton() -> OfModel:
     def collect_(
         model: nn.Module, pieces: Sequence[Piece], calibration: Calibration, found: Statistics, name: str
     ) -> None:
-        weights = _Weights(model, pieces)
+        weights = Weights(model, pieces)
         for batch in calibration.read(weights.device):
             for sample in batch.samples():
                 weights.add_(found, name, _gauss_newton(weights.tensors, model, sample, calibration))
@@ -77,7 +77,7 @@ def hessian_gradient() -> OfModel:
     def collect_(
         model: nn.Module, pieces: Sequence[Piece], calibration: Calibration, found: Statistics, name: str
     ) -> None:
-        weights, mean, number = _Weights(model, pieces), list[Tensor](), 0
+        weights, mean, number = Weights(model, pieces), list[Tensor](), 0
         for number, batch in enumerate(calibration.read(weights.device), start=1):  # noqa: B007
             slopes = weights.gradients(model, batch, calibration)
             mean = [a + wide(b) for a, b in zip(mean, slopes, strict=True)] if mean else [wide(b) for b in slopes]
@@ -99,7 +99,7 @@ def output_of(output: object) -> Tensor:
     return tensor
 
 
-class _Weights:
+class Weights:
     """The parameters that are asked for, each once, however many names or targets it has."""
 
     def __init__(self, model: nn.Module, pieces: Sequence[Piece]) -> None:

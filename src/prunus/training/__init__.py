@@ -4,7 +4,7 @@ Every function takes what it needs: a model, an iterable of (x, y), an optimizer
 """
 
 from prunus.batches import check_loader, first_inputs, num_samples
-from prunus.training.batchnorm import recalibrate_
+from prunus.statistics import recalibrate_
 from prunus.training.checkpoint import load_checkpoint, save_checkpoint
 from prunus.training.evaluate import evaluate
 from prunus.training.loop import EpochResult, check_batch, train_epoch
@@ -12,7 +12,7 @@ from prunus.training.losses import loss_by_name
 from prunus.training.optimizers import build_optimizer, check_optimizer
 from prunus.training.progress import Reporter, Silent, reporter
 from prunus.training.rates import Rate, build_rate, check_rate
-from prunus.training.seeding import reseed
+from prunus.training.seeding import random_state, reseed
 
 __all__ = [
     "EpochResult",
@@ -30,6 +30,7 @@ __all__ = [
     "load_checkpoint",
     "loss_by_name",
     "num_samples",
+    "random_state",
     "recalibrate_",
     "reporter",
     "reseed",

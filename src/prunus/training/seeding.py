@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,21 @@ def reseed(seed: int, stage: str, epoch: int, loader: Any = None) -> None:
     torch.manual_seed(value)
     for generator in _generators(loader):
         generator.manual_seed(value)
+
+
+@contextmanager
+def random_state(loader: Any = None) -> Iterator[None]:
+    """Put Python's, NumPy's and torch's random state back on leaving, and that of the loader's own generators."""
+    states = random.getstate(), np.random.get_state(), torch.random.get_rng_state()
+    own = [(generator, generator.get_state()) for generator in _generators(loader)]
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.random.set_rng_state(states[2])
+        for generator, state in own:
+            generator.set_state(state)
 
 
 def derived_seed(seed: int, stage: str, epoch: int) -> int:

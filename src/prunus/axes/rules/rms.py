@@ -67,7 +67,7 @@ def _weight_behind(ctx: Context, node: Node) -> tuple[str, float] | None:
     if base_name(user.target) in RESHAPES:
         return _weight_behind(ctx, user)
     for arg in user.args if base_name(user.target) == "mul" else user.args[1:]:
-        found = _stored_weight(ctx, arg)
+        found = stored_weight(ctx, arg)
         if found is not None:
             return found
     return _weight_behind(ctx, user) if base_name(user.target) == "mul" else None
@@ -86,7 +86,7 @@ def _only_user(ctx: Context, node: Node, names: Sequence[str]) -> Node | None:
     return user if base_name(user.target) in names else None
 
 
-def _stored_weight(ctx: Context, arg: object) -> tuple[str, float] | None:
+def stored_weight(ctx: Context, arg: object) -> tuple[str, float] | None:
     """Return the parameter that is multiplied with, and what is added to it first: Gemma keeps its weight less one."""
     node = ctx.trace.nodes[arg.index] if isinstance(arg, Ref) else None
     while node is not None and node.kind == "op" and base_name(node.target) in (*CASTS, *RESHAPES):
@@ -94,7 +94,7 @@ def _stored_weight(ctx: Context, arg: object) -> tuple[str, float] | None:
     if node is None:
         return None
     if node.kind == "op" and base_name(node.target) == "add" and len(list(node.refs())) == 1:
-        found = _stored_weight(ctx, next(node.refs()))
+        found = stored_weight(ctx, next(node.refs()))
         constant = next((a for a in node.args if isinstance(a, (int, float))), None)
         return None if found is None or found[1] or constant is None else (found[0], float(constant))
     weight = _own_weight(ctx, Ref(node.index))
@@ -103,11 +103,17 @@ def _stored_weight(ctx: Context, arg: object) -> tuple[str, float] | None:
 
 def _own_weight(ctx: Context, arg: object) -> str | None:
     """Return the name of a one-dimensional parameter that nothing else reads."""
+    name = sole_parameter(ctx, arg)
+    return name if name is not None and len(ctx.trace.state[name].shape) == 1 else None
+
+
+def sole_parameter(ctx: Context, arg: object) -> str | None:
+    """Return the name of a parameter that nothing else reads."""
     if not isinstance(arg, Ref):
         return None
     node = ctx.trace.nodes[arg.index]
     shared = node.target in ctx.trace.ties or node.target in ctx.trace.ties.values()
-    if node.kind != "parameter" or shared or len(ctx.trace.users.get(node.index, ())) != 1 or len(node.shape) != 1:
+    if node.kind != "parameter" or shared or len(ctx.trace.users.get(node.index, ())) != 1:
         return None
     return str(node.target)
 

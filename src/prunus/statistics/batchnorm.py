@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from prunus.batches import batches, forward
 from prunus.errors import InputError
+from prunus.statistics.calibration import Calibration
 
 
 def recalibrate_(model: nn.Module, loader: Any, *, num_batches: int = 50, device: torch.device | str = "cpu") -> int:
@@ -31,18 +31,12 @@ def recalibrate_(model: nn.Module, loader: Any, *, num_batches: int = 50, device
             norm.reset_running_stats()
             norm.momentum = None  # torch's word for the cumulative average
             norm.train()
-        _observe(model, loader, num_batches, torch.device(device))
+        with torch.no_grad():
+            for batch in Calibration(loader, batches=num_batches).read(torch.device(device)):
+                batch.run(model)
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
         for module, mode in modes.items():
             module.training = mode
     return len(norms)
-
-
-def _observe(model: nn.Module, loader: Any, num_batches: int, device: torch.device) -> None:
-    with torch.no_grad():
-        for number, (inputs, _) in enumerate(batches(loader, "data.train", device), start=1):
-            forward(model, inputs, "recalibration")
-            if number == num_batches:
-                return
