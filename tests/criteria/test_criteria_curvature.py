@@ -159,6 +159,8 @@ def test_too_large_and_unknown_outputs_are_named():
         ("obd(probes=0)", InputError, "whole number of at least 1"),
         ("obd(estimator=fisher, probes=3)", InputError, "fisher draws none"),
         ("obs(damping=-1)", InputError, "damping of obs"),
+        ("woodfisher(block=0)", InputError, "block of woodfisher"),
+        ("woodfisher(damp=0)", InputError, "damp of woodfisher"),
     ],
 )
 def test_wrong_options_are_explained(spec, error, words):
@@ -233,3 +235,16 @@ def test_obs_of_too_few_rows_says_how_it_was_damped():
     with pytest.warns(UserWarning, match="not positive definite; damped with"):
         scores = scores_of(nn.Sequential(linear), "obs(damping=0)", [torch.randn(3, 6).double()])
     assert scores["0.weight"].isfinite().all()
+
+
+def test_woodfisher_is_the_saliency_by_the_dense_inverse_of_each_block():
+    """Blocks of three within each tensor of four weights: {0, 1, 2} and {3}."""
+    model, data = tiny(), labelled(2)
+    rows = [(x[i : i + 1], y[i : i + 1]) for x, y in data for i in range(len(x))]
+    slopes = torch.stack([torch.autograd.functional.jacobian(loss_of(model, [r]), flat_weights(model)) for r in rows])
+    whole = slopes.T @ slopes / len(rows) + 1e-3 * torch.eye(8)
+    inverse = torch.cat([torch.linalg.inv(whole[b][:, b]).diagonal() for b in torch.arange(8).split([3, 1, 3, 1])])
+    scores = scores_of(model, "woodfisher(block=3, damp=0.001)", data, functional.cross_entropy)
+    torch.testing.assert_close(flat(scores), flat_weights(model).square() / (2 * inverse), rtol=1e-6, atol=0)
+    units = scores_of(model, "woodfisher(block=3, damp=0.001)", data, functional.cross_entropy, "filter")
+    torch.testing.assert_close(units["0.weight"], scores["0.weight"].sum(dim=1))

@@ -18,6 +18,7 @@ from prunus.criteria.inputs import Wanda
 from prunus.criteria.magnitude import Magnitude, l1, l2, linf, lp
 from prunus.criteria.scaling import BatchNormScale
 from prunus.criteria.training import Movement
+from prunus.criteria.woodfisher import WoodFisher
 
 register("magnitude", Magnitude)
 register("l1", l1)
@@ -33,6 +34,7 @@ register("grasp", Grasp)
 register("synflow", SynFlow)
 register("obd", OptimalBrainDamage)
 register("obs", OptimalBrainSurgeon)
+register("woodfisher", WoodFisher)
 register("movement", Movement)
 register("wanda", Wanda)
 
@@ -50,6 +52,7 @@ __all__ = [
     "Taylor",
     "TaylorActivation",
     "Wanda",
+    "WoodFisher",
     "collect_for",
     "criterion",
     "criterion_names",
