@@ -26,7 +26,7 @@ class OptimalBrainDamage:
         be negative, where the loss would fall. `ggn`: of the Gauss-Newton matrix, exactly, by as many backward passes
         per sample as the output has numbers. `fisher`: mean of g² over single samples' gradients.
     Memory: one float32 per weight.
-    Source: LeCun et al. 1990, Optimal Brain Damage, equation 5.
+    Source: LeCun et al. 1990, Optimal Brain Damage.
     """
 
     estimator: Estimator = "hutchinson"
@@ -70,7 +70,7 @@ class OptimalBrainSurgeon:
     always 0 scores 0. Where G is not positive definite, its damping grows as in the solvers, with a warning.
     A transposed convolution is exact where its kernel positions do not overlap (stride at least the kernel's size).
     Memory: G, and two float64 matrices of its size while a layer is scored.
-    Source: Hassibi and Stork 1992; Frantar et al. 2022 (arXiv:2208.11580), equation 2.
+    Source: Hassibi and Stork 1992; Frantar et al. 2022 (arXiv:2208.11580).
     """
 
     damping: float = 0.01

@@ -34,7 +34,7 @@ class TaylorActivation:
 
     z: what the weights read that read the unit, after activation and pooling; where several weights read it, each
         gives a score, which are joined as a group's parts are. Memory: one number per unit.
-    Source: Molchanov et al. 2016 (arXiv:1611.06440), equations 8 and 9.
+    Source: Molchanov et al. 2016 (arXiv:1611.06440), section 2.2.
     """
 
     name: ClassVar[str] = "taylor_activation"
@@ -54,7 +54,7 @@ class Snip:
 
     The paper divides by the sum over the whole net, which changes no order: scores of all layers compare as they are.
     Memory: one float32 per weight.
-    Source: Lee et al. 2019 (arXiv:1810.02340), equation 6.
+    Source: Lee et al. 2019 (arXiv:1810.02340).
     """
 
     name: ClassVar[str] = "snip"

@@ -19,7 +19,7 @@ class Grasp:
     To first order, setting the unit to zero changes the squared norm of the gradient by −2 w·(Hg): the lowest, where
     the norm grows most, go first. The paper's score is the negative of this, and it prunes the highest.
     Scores of all layers compare as they are. Memory: two float32 per weight while it is collected.
-    Source: Wang et al. 2020 (arXiv:2002.07376), equation 8 and algorithm 1.
+    Source: Wang et al. 2020 (arXiv:2002.07376), algorithm 1.
     """
 
     name: ClassVar[str] = "grasp"

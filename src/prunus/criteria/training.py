@@ -17,7 +17,7 @@ class Movement:
 
     A `PruningScheduler` gathers it while your loop trains; there is none in one-shot pruning. A pruned weight's score
     stays what it was. Memory: one float32 per weight, while the training lasts.
-    Source: Sanh et al. 2020 (arXiv:2005.07683), equation 4.
+    Source: Sanh et al. 2020 (arXiv:2005.07683).
     """
 
     name: ClassVar[str] = "movement"

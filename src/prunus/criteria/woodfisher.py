@@ -51,7 +51,7 @@ class WoodFisher:
     F = damp·I + (1/N) Σ g gᵀ over single samples' gradients, in blocks of `block` consecutive weights. The others are
     moved by `BlockFisher.update`, not by a criterion.
     Memory: 8 · block bytes per weight, 400 by default.
-    Source: Singh and Alistarh 2020 (arXiv:2004.14340), equation 11.
+    Source: Singh and Alistarh 2020 (arXiv:2004.14340).
     """
 
     block: int = 50
