@@ -19,8 +19,9 @@ from prunus.statistics import OfTraining, Statistics, statistic, wide
 class Observer:
     """Sums of the statistics of training that the criteria of some policies need; none where they need none.
 
-    Gradients are read when the optimizer steps, after AMP and the masks have had their turn; a step with a closure
-    is read after each call of it. A step that AMP skips is none.
+    Gradients are read when the optimizer steps, after AMP and the masks have had their turn (the masks are attached
+    first), so that what is pruned stays where it is. A step with a closure is read after each call of it; a step that
+    AMP skips is none.
     Memory: one float32 per weight and statistic.
     Raises InputError where the optimizer does not hold a parameter that is to be observed.
     """

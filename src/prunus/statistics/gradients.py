@@ -36,9 +36,7 @@ def _channels_of(piece: Piece, layer: Layer, num_channels: int) -> Tensor:
 
 
 def _movement(weight: Tensor, gradient: Tensor, rate: float | Tensor) -> Tensor:
-    moved = -rate * wide(gradient) * wide(weight)
-    # What is masked stays where it is, also under a gradient that is not finite.
-    return moved.masked_fill(weight == 0, 0)
+    return -rate * wide(gradient) * wide(weight)
 
 
 def taylor() -> OfGradients:
