@@ -19,7 +19,8 @@ def block_fisher(block: int = 50, damp: float = 1e-7) -> OfModel:
     """1 / (2 [F⁻¹]_qq), of the weight's shape, float64; F over all samples, in blocks of each tensor's weights.
 
     Two passes over the data: one to count the samples, one with a backward pass per sample.
-    Memory: 8 · block bytes per weight that is asked for, beside one gradient.
+    Memory: 8 · block bytes per weight that is asked for, beside one gradient. An inverse is no sum: processes must not
+    add theirs up.
     """
 
     def collect_(

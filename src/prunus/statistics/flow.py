@@ -34,7 +34,7 @@ def synflow(rounds: int = 100) -> OfModel:
     lead there, below more: all in steps of one size.
     The net runs in float64 on an input of ones of the first sample's shape, in eval mode, with |w| in the place of
     every parameter and without the means of batch norms, which could make the flow negative; the model itself is not
-    touched. Memory: about five float64 per weight.
+    touched. Memory: about five float64 per weight. Processes need not add theirs up: all find the same.
     """
     if type(rounds) is not int or rounds < 1:
         raise InputError(f"rounds of synflow is {rounds!r}; a whole number of at least 1 is wanted")
