@@ -109,7 +109,8 @@ def _forward(
 ) -> tuple[Tensor, list[tuple[Layer, Tensor]]]:
     """Return the loss, and what the named weights read, where the loss can be differentiated there."""
     read: list[tuple[Layer, Tensor]] = []
-    with torch.enable_grad(), Watch(names.by_id, lambda layer, x: read.append((layer, x))):
+    watch = Watch(names.by_id, lambda layer, x: read.append((layer, x))) if names.by_id else nullcontext()
+    with torch.enable_grad(), watch:
         loss = calibration.loss_of(sample.run(model), sample)
     return loss, [(layer, x) for layer, x in read if x.requires_grad]
 
