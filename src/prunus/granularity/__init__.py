@@ -1,6 +1,7 @@
 """What goes together: units of a weight, and units of a coupled group."""
 
 from prunus.granularity.kinds import (
+    FIXED,
     NM,
     Block,
     Channel,
@@ -8,15 +9,18 @@ from prunus.granularity.kinds import (
     Filter,
     Granularity,
     Kernel,
+    Shape,
     Vector,
     granularity,
 )
 from prunus.granularity.names import TargetSpec, as_list, read
+from prunus.granularity.patterns import Pattern, PatternUnits, Tetris, pattern_library
 from prunus.granularity.targets import COUPLED, Part, Target, check_targets, find_targets, group_targets, weight_targets
 from prunus.granularity.units import MemberUnits, NMUnits, TileUnits, Units
 
 __all__ = [
     "COUPLED",
+    "FIXED",
     "NM",
     "Block",
     "Channel",
@@ -27,8 +31,12 @@ __all__ = [
     "MemberUnits",
     "NMUnits",
     "Part",
+    "Pattern",
+    "PatternUnits",
+    "Shape",
     "Target",
     "TargetSpec",
+    "Tetris",
     "TileUnits",
     "Units",
     "Vector",
@@ -37,6 +45,7 @@ __all__ = [
     "find_targets",
     "granularity",
     "group_targets",
+    "pattern_library",
     "read",
     "weight_targets",
 ]
