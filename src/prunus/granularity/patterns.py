@@ -144,7 +144,7 @@ def _elected(votes: Sequence[_Votes], m: int) -> Tensor:
     cast = torch.cat([counts for _, counts in votes])
     totals = torch.zeros(len(shapes), dtype=cast.dtype, device=cast.device).index_add(0, which, cast)
     elected = totals.argsort(descending=True, stable=True)[:m]
-    return shapes[elected].logical_not()
+    return torch.logical_not(shapes[elected])
 
 
 def _finite(scores: Tensor) -> Tensor:
