@@ -128,6 +128,8 @@ def test_scores_that_cannot_be_summed_and_mixed_kernels_are_refused():
         kept("pattern(4)", scores)
     with pytest.raises(InputError, match=r"\(3, 3\), \(5, 5\)"):
         pattern_library([torch.ones(1, 1, 3, 3), torch.ones(1, 1, 5, 5)], 4)
+    with pytest.raises(InputError, match=r"not \[\(5,\)\]"):
+        pattern_library([torch.ones(1, 1, 5)], 4)
 
 
 def test_a_policy_and_a_plan_ask_a_pattern_for_no_ratio():

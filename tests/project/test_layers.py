@@ -16,7 +16,7 @@ LAYERS = (
     {"granularity", "criteria"},
     {"allocation"},
     {"schedules"},
-    {"sensitivity", "runtimes", "oneshot"},
+    {"sensitivity", "runtimes", "oneshot", "permuting"},
     {"training"},
     {"recipes"},
     {"report"},

@@ -15,6 +15,7 @@ from prunus.granularity.kinds import (
 )
 from prunus.granularity.names import TargetSpec, as_list, read
 from prunus.granularity.patterns import Pattern, PatternUnits, Tetris, pattern_library
+from prunus.granularity.permutation import kept_saliency, permutation_for
 from prunus.granularity.targets import COUPLED, Part, Target, check_targets, find_targets, group_targets, weight_targets
 from prunus.granularity.units import MemberUnits, NMUnits, TileUnits, Units
 
@@ -45,7 +46,9 @@ __all__ = [
     "find_targets",
     "granularity",
     "group_targets",
+    "kept_saliency",
     "pattern_library",
+    "permutation_for",
     "read",
     "weight_targets",
 ]

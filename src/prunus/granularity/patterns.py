@@ -132,7 +132,7 @@ def pattern_library(scores: Iterable[Tensor], k: int, m: int = 8, *, keep_centre
         kind.units(each.shape)
         sizes.add(tuple(each.shape[2:]))
         votes.append(kind._votes(_finite(each).reshape(-1, each.shape[2:].numel())))
-    if len(sizes) != 1 or len(size := sizes.pop()) != 2:
+    if len(sizes) != 1 or len(size := next(iter(sizes))) != 2:
         raise InputError(f"one library fits one kernel size (kh, kw), not {sorted(sizes)}; make one for each")
     texts = ("".join("x" if kept else "." for kept in row) for row in _elected(votes, m).tolist())
     return Tetris(tuple("-".join(text[i : i + size[1]] for i in range(0, len(text), size[1])) for text in texts))
