@@ -64,6 +64,13 @@ def test_equal_votes_and_equal_sums_go_to_earlier_entries():
     assert torch.equal(kept("pattern(3, 1)", votes)[0, 0], flags("xxx-...-..."))
 
 
+@pytest.mark.parametrize("spec", ["pattern(4, 5)", "pattern(3, 6, centre=kept)", f"tetris({PLUS}, {CORNER})"])
+def test_pruned_weights_choose_their_own_shapes_again(spec):
+    scores = torch.rand(12, 4, 3, 3, generator=torch.Generator().manual_seed(1)) + 0.1
+    once = kept(spec, scores)
+    assert torch.equal(kept(spec, scores * once), once)
+
+
 def test_kernels_of_one_and_three_dims_have_patterns_too():
     assert kept("pattern(2, 3)", torch.rand(4, 3, 5)).sum(-1).unique().tolist() == [2]
     assert kept("pattern(3, 4)", torch.rand(4, 3, 2, 2, 2)).sum((2, 3, 4)).unique().tolist() == [3]

@@ -52,7 +52,7 @@ def test_a_permuted_model_computes_the_same_and_keeps_more(name: str) -> None:
     readers = {n: [m.param for m in graph[n].members if m.dim == 1 and m.param in report.kept] for n in report.orders}
     for group, reading in readers.items():
         if any(set(reading) & set(others) for other, others in readers.items() if other != group):
-            continue  # a concatenation is read: what one part gains, the other parts of the same weight may lose elsewhere
+            continue  # a concatenation: what one part gains in a weight, another may lose there
         assert sum(survives(better, key) for key in reading) >= sum(survives(model, key) for key in reading)
     assert sum(survives(better, key) for key in report.kept) > sum(survives(model, key) for key in report.kept)
 
