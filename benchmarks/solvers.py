@@ -64,14 +64,19 @@ def magnitude(weight: Tensor, gram: Tensor, **target: Any) -> Tensor:
     return weight * by_score(weight.abs(), per_row=False, **target)
 
 
+def wanda_keep(weight: Tensor, gram: Tensor, **target: Any) -> Tensor:
+    """Wanda's mask, within each row."""
+    return by_score(weight.abs() * gram.diagonal().sqrt().float(), per_row=True, **target)
+
+
 def wanda(weight: Tensor, gram: Tensor, **target: Any) -> Tensor:
-    """The mask alone, within each row."""
-    return weight * by_score(weight.abs() * gram.diagonal().sqrt().float(), per_row=True, **target)
+    """The mask alone."""
+    return weight * wanda_keep(weight, gram, **target)
 
 
 def wanda_refit(weight: Tensor, gram: Tensor, **target: Any) -> Tensor:
     """Wanda's mask, refitted by exact least squares."""
-    return solver("lstsq").solve(weight, gram, keep=wanda(weight, gram, **target) != 0).weight
+    return solver("lstsq").solve(weight, gram, keep=wanda_keep(weight, gram, **target)).weight
 
 
 def by_solver(spec: str) -> Callable[..., Tensor]:
