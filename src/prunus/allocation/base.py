@@ -42,14 +42,16 @@ class ScoredTarget:
         """Read weight, minimum, fixed number and names off the target.
 
         A target is structured when a unit is a whole slice of every tensor (filters, channels, coupled
-        groups): one unit then stays, or the group's minimum. round_to counts for these only, the kept number of single weights is
-        not rounded.
+        groups): one unit then stays, or the group's minimum. round_to counts for these only, the kept number
+        of single weights is not rounded.
         """
         units = target.parts[0].units
         structured = target.group is not None or units.is_slice
         weight = 1.0 if target.group is not None else units.shape.numel() / max(1, units.num_units)
         names = (target.name, *(part.param for part in target.scored if part.param != target.name))
-        return cls(scores, weight, target.minimum if structured else 0, round_to if structured else 1, units.fixed, names)
+        return cls(
+            scores, weight, target.minimum if structured else 0, round_to if structured else 1, units.fixed, names
+        )
 
     @property
     def num_units(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from prunus.axes.algebra import unify
@@ -29,8 +30,8 @@ def propagate(trace: Trace, training: Trace | None = None, inexact: Inexact = "f
     _walk(ctx)
     walked = [ctx]
     if training is not None:
-        shared = {"state": ctx.state, "unknown": ctx.unknown, "kinds": ctx.kinds, "stacks": ctx.stacks}
-        walked.append(Context(training, inexact, floors=ctx.floors, **shared))
+        notes = Context(training, inexact, state=ctx.state, unknown=ctx.unknown, kinds=ctx.kinds)
+        walked.append(replace(notes, floors=ctx.floors, stacks=ctx.stacks))
         _walk(walked[1])
     for each in walked:
         confirm(each)

@@ -153,6 +153,8 @@ def _readers(group: Group) -> list[Member]:
 
 def _unfit(model: nn.Module, graph: Graph, group: Group) -> str | None:
     """Say why a layer that reads a group cannot take up a constant."""
+    if group.kind == "expert":
+        return "no router chooses what is removed, so nothing of it is carried on"
     for member in _readers(group):
         owner, _, attribute = member.param.rpartition(".")
         module = model.get_submodule(owner)

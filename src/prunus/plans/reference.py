@@ -1,4 +1,4 @@
-"""The masked model where statistics or routers see fewer units: its graph, with those operations on kept units alone."""
+"""The masked model where statistics or routers see fewer units: its graph, with such operations on kept units alone."""
 
 from __future__ import annotations
 

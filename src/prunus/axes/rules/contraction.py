@@ -223,8 +223,8 @@ def einsum(ctx: Context, node: Node) -> Value:
             ctx.freeze(found[0][0], "a sum over it would lose terms that are not zero", node)
     for operand, term in zip(node.args[1], terms, strict=True):
         others = {c for other in terms if other is not term for c in other}
-        rows = [c for c in term if c in right and c not in others]  # of one matrix, or counting the matrices
-        note_stack(ctx, operand, [i for i, c in enumerate(term) if c in right and set(rows) - {c}])
+        made, read = set(term) & set(right) - others, set(term) & others - set(right)
+        note_stack(ctx, operand, [i for i, c in enumerate(term) if made - {c} and read - {c}])
     ctx.macs.append(tuple(found[0][0] for found in uses.values()))
     return Value(tuple(uses[c][0][0] for c in right), tuple(any(z for _, z in uses[c]) for c in right))
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from prunus.axes.context import Context, Value, because, frozen
-from prunus.axes.rules.pointwise import base_name
 from prunus.axes.rules.factories import HANDED_ON
+from prunus.axes.rules.pointwise import base_name
 from prunus.axes.rules.registry import rule
 from prunus.axes.trace import Node, Ref
 

@@ -75,7 +75,7 @@ def gather(ctx: Context, node: Node) -> Value:
     names = ("indices", 1, 2) if "along" in node.op else ("index", 2, 1)
     x, where, dim = ctx.value(node.args[0]), ctx.value(node.arg(names[1], names[0])), node.arg(names[2], "dim")
     if dim is None:
-        ctx.freeze(x.dims, TAKEN, node)
+        ctx.freeze((*x.dims, *([] if where.points is None else [where.points])), TAKEN, node)
         return frozen(node.shape, because(TAKEN, node))
     dim %= len(x.dims)
     take_chosen(ctx, node, node.args[0], dim, where)

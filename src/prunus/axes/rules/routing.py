@@ -8,7 +8,7 @@ over that very axis; whatever else reads them freezes it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import torch
@@ -33,6 +33,7 @@ READS = {
     "index": 1, "index_select": 2, "gather": 2, "take_along_dim": 1, "embedding": 1, "scatter": 2, "scatter_add": 2,
     "scatter_reduce": 2, "one_hot": 0, "histc": 0, "bincount": 0,
 }  # fmt: skip
+COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge")
 SHAPES = ("zeros_like", "ones_like", "empty_like", "full_like", "new_zeros", "new_ones", "new_full", "new_empty")
 
 
@@ -90,27 +91,38 @@ def follow(ctx: Context, node: Node, result: Result) -> Result:
     if not pointed or name in SHAPES:
         return result
     first = ctx.value(node.args[0]).points if isinstance(node.args[0], Ref) else None
-    if name in ("sort", "argsort"):
-        return (replace(result[0], points=first), *result[1:]) if isinstance(result, tuple) else result
+    if name == "argsort":
+        return result
+    if name == "sort" and first is not None and isinstance(result, tuple):
+        return (*_all_hold(result[:1], first), *result[1:])
+    if name in COMPARISONS and pointed == list(node.args[:2]):  # the order of those that stay does not change
+        _as_one(ctx, node, pointed)
+        return result
     if name in ("cat", "concat", "concatenate") and len(pointed) == len(node.args[0]):
-        first, *rest = (ctx.value(ref).points for ref in node.args[0])
-        for other in rest:
-            assert first and other
-            ctx.unify(first, other, node)
         assert isinstance(result, Value)
-        return replace(result, points=first)
+        return replace(result, points=_as_one(ctx, node, pointed))
     moves = pointed == [node.args[0]] and name in (*MOVES, "index", "index_select", "gather")
     if moves and first is not None and _can_hold(node, first):
-        if isinstance(result, tuple):
-            return tuple(value and replace(value, points=first) for value in result)
-        return replace(result, points=first)
+        return _all_hold(result, first) if isinstance(result, tuple) else replace(result, points=first)
     read = node.args[READS[name]] if name in READS and len(node.args) > READS[name] else ()
-    known = read if isinstance(read, (list, tuple)) else [read]
+    for ref in read if isinstance(read, (list, tuple)) else [read]:
+        if ref in pointed:  # once: the same tensor may also be what is written
+            pointed.remove(ref)
     for ref in pointed:
-        points = ctx.value(ref).points
-        if points is not None and ref not in known:
-            ctx.freeze(points, "the numbers of its positions are read", node)
+        ctx.freeze(_as_one(ctx, node, [ref]), "the numbers of its positions are read", node)
     return result
+
+
+def _all_hold(values: tuple[Value | None, ...], axis: Axis) -> tuple[Value | None, ...]:
+    return tuple(value and replace(value, points=axis) for value in values)
+
+
+def _as_one(ctx: Context, node: Node, refs: Sequence[Ref]) -> Axis:
+    """State that tensors hold positions of one axis, and return it."""
+    first, *rest = (points for ref in refs if (points := ctx.value(ref).points) is not None)
+    for other in rest:
+        ctx.unify(first, other, node)
+    return first
 
 
 def _can_hold(node: Node, axis: Axis) -> bool:
@@ -131,9 +143,9 @@ def confirm(ctx: Context) -> None:
     """
     stacked = {leaf for axis in ctx.stacks for leaf in axis.leaves()}
     for index, axis in ctx.routed.items():
-        for leaf in axis.leaves():
-            if leaf not in stacked:
-                ctx.freeze(leaf, MIXED, ctx.trace.nodes[index])
+        if not stacked.issuperset(axis.leaves()):
+            ctx.freeze(axis, MIXED, ctx.trace.nodes[index])
+            continue
         largest = max(axis.leaves(), key=lambda leaf: (leaf.reason is None, leaf.size))
         for leaf in axis.leaves():
             if leaf is not largest:
