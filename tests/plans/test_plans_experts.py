@@ -33,7 +33,14 @@ TINY = {
     "vocab_size": 50,
     "pad_token_id": 0,
 }
-LATENT = {"kv_lora_rank": 8, "q_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 4, "v_head_dim": 8, "head_dim": 4}
+LATENT = {
+    "kv_lora_rank": 16,
+    "q_lora_rank": 8,
+    "qk_rope_head_dim": 4,
+    "qk_nope_head_dim": 4,
+    "v_head_dim": 8,
+    "head_dim": 4,
+}
 GROUPED = {"n_group": 2, "topk_group": 1, "first_k_dense_replace": 0}
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "Mixtral": ("num_local_experts", {}),
@@ -43,6 +50,8 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "DeepseekV3": ("n_routed_experts", {"num_experts_per_tok": 2, **LATENT, **GROUPED}),
     "GptOss": ("num_local_experts", {"num_experts_per_tok": 2}),
 }
+
+ROUTERS = {"GptOss": "router"}
 
 
 def tokens() -> Tensor:
@@ -72,6 +81,7 @@ def test_families_lose_experts_as_if_their_logits_were_minus_infinity(family: st
     generic_(model)
     inputs = {"input_ids": tokens(), "use_cache": False}
     graph = trace(model, (), inputs)
+    assert [g.name.rpartition(".")[2] for g in graph.groups if g.kind == "expert"] == [ROUTERS.get(family, "gate")]
     size = 6 if family == "DeepseekV3" else 12  # two groups of six, where a unit is one of each
     for share in (3, 2):
         gone = [expert for expert in range(12) if expert % size % share == 0]

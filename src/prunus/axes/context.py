@@ -152,6 +152,8 @@ class Context:
             return
         for dim in range(len(self.trace.nodes[arg.index].shape)):
             source = self.trace.nodes[self.decisive(arg, dim).index]
+            while source.op.startswith(("aten.to.", "aten._to_copy")):  # a router's weight is often cast first
+                source = self.trace.nodes[source.args[0].index]
             if source.kind in ("parameter", "buffer"):
                 name = self.trace.ties.get(source.target, source.target)
                 self.roles.setdefault((name, dim), roles[dim] if dim < len(roles) else "scale")
