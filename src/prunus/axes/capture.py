@@ -62,9 +62,8 @@ def _captured(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     try:
         return _exported(model, args, kwargs)
     except Exception as cause:
-        if not training:
-            with suppress(Exception), _quiet():
-                return as_it_ran(model, args, kwargs)
+        with suppress(Exception), _quiet():
+            return as_it_ran(model, args, kwargs)
         if isinstance(cause, CaptureError):
             raise
         raise CaptureError(_export_failure(model, args, kwargs, cause)) from cause
@@ -73,7 +72,7 @@ def _captured(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 def _exported(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Trace:
     with planting(model) as recorder, torch.no_grad(), _quiet():
         program = torch.export.export(model, args, dict(kwargs), strict=False)
-    return replace(_record(program, model, args, kwargs), calls=tuple(recorder.calls))
+    return replace(_record(program, model, args, kwargs), calls=tuple(recorder.calls), matches=tuple(recorder.matches))
 
 
 @contextmanager
