@@ -29,7 +29,7 @@ def capture(model: nn.Module, args: Any, kwargs: Mapping[str, Any] | None = None
 
     args: a tensor or a tuple of positional arguments; kwargs: keyword arguments.
     Where values decide what runs (`if x.sum() > 0`, `x[mask]`, experts in a loop), the operations of this very example
-    are recorded instead, in eval mode; the trace says so. The model is left as it was, training flags included,
+    are recorded instead; the trace says so. The model is left as it was, training flags included,
     and so is what its forward keeps in attributes: a detector's anchors would be tensors without values here.
     Raises CaptureError, naming the cause, where the model cannot be run or captured.
     """
