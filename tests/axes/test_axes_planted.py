@@ -85,7 +85,7 @@ def test_everything_is_put_back_even_what_forward_stores_and_when_it_fails() -> 
     with planting(model) as recorder:
         assert isinstance(model.width, Planted)
         model(torch.ones(4))
-    assert [call.name for call in recorder.calls] == ["view"]
+    assert [call.name for call in recorder.calls if call.args] == ["view"]
     assert model.sizes is sizes
     assert Planted not in kinds_of(model)
     assert type(model.doubled) is int

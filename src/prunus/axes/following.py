@@ -40,6 +40,18 @@ def claims(ctx: Context, model: nn.Module) -> list[Claim]:
     return found
 
 
+def matches(ctx: Context) -> Iterator[Claim]:
+    """Yield the numbers that code compared with a size and found equal, as in `assert x.shape[1] == self.channels`.
+
+    They follow, but tie nothing: two numbers may also be equal by chance, and then the proof decides.
+    """
+    made = {node.call: node for node in ctx.trace.nodes if node.call is not None}
+    for match in ctx.trace.matches:
+        value = ctx.values[made[match.call].index] if match.call in made else None
+        if isinstance(value, Value) and match.dim < len(value.dims):
+            yield match.source, value.dims[match.dim]
+
+
 def _packed_heads(ctx: Context, model: nn.Module) -> Iterator[Claim]:
     """`nn.MultiheadAttention` tells torch its head count within a function that planted integers do not enter."""
     for path, module in model.named_modules():

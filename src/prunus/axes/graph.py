@@ -19,7 +19,7 @@ from prunus.axes.capture import capture
 from prunus.axes.constraints import settle
 from prunus.axes.context import Context, Inexact
 from prunus.axes.describe import describe
-from prunus.axes.following import Claim, claims, expert_counts, solve
+from prunus.axes.following import Claim, claims, expert_counts, matches, solve
 from prunus.axes.groups import (
     Frozen,
     Group,
@@ -76,7 +76,7 @@ class Graph:
 
     @cached_property
     def _claims(self) -> list[Claim]:
-        return claims(self.context, self.model)
+        return [*claims(self.context, self.model), *matches(self.context)]
 
     @cached_property
     def _full(self) -> Size:

@@ -274,7 +274,7 @@ def embedding_bag(ctx: Context, node: Node) -> Result:
     return tuple(values)
 
 
-@rule("aten.nonzero", "aten.nonzero_numpy", "aten.argwhere")
+@rule("aten.nonzero", "aten.nonzero_numpy", "aten.argwhere", "aten.where.default")
 def places(ctx: Context, node: Node) -> Result:
     """The numbers of the positions that are not zero."""
     ctx.freeze(ctx.value(node.args[0]).dims, "its positions are numbered", node)
