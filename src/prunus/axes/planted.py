@@ -19,6 +19,8 @@ from torch.fx import traceback
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from prunus.axes.caches import passed_by
+
 TAG = "prunus_call"
 _annotate = getattr(traceback, "annotate", None)  # torch 2.9 and newer; before, fewer classes follow
 
@@ -195,7 +197,7 @@ def planting(model: nn.Module) -> Iterator[Recorder]:
                 if planted is not None:
                     originals.append((holder, name, value))
                     holder[name] = planted
-        with traceback.preserve_node_meta(), recorder:
+        with passed_by((Planted, PlantedFloat)), traceback.preserve_node_meta(), recorder:
             yield recorder
     finally:
         for _, holder, _ in holders:
