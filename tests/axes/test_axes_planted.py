@@ -241,3 +241,22 @@ def test_a_cached_function_still_returns_one_object_for_other_arguments() -> Non
     with planting(nn.Linear(2, 2)):
         assert split_by(12, 3) is split_by(12, 3)
     assert isinstance(split_by, functools._lru_cache_wrapper)
+
+
+class OverChannels(nn.Module):
+    """Attention over the channels of a head: a softmax runs over those of k, and q, k and v come of one chunk."""
+
+    def __init__(self, width: int = 6, heads: int = 4) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv, self.out = nn.Linear(width, 3 * heads * 5), nn.Linear(heads * 5, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (y.unflatten(-1, (self.heads, -1)).permute(0, 2, 3, 1) for y in self.qkv(x).chunk(3, dim=-1))
+        mixed = (q @ k.mT).softmax(-1) @ v
+        return self.out(mixed.flatten(1, 2).mT)
+
+
+def test_pieces_of_one_chunk_stay_equal_where_one_of_them_is_frozen_within_its_heads() -> None:
+    graph = check(OverChannels(), (sequences(),))
+    assert [group.size for group in graph.groups] == [4]
