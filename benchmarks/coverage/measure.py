@@ -73,6 +73,9 @@ def in_float64(inputs: Any) -> Any:
 def outputs64(model: nn.Module, inputs: Any) -> list[Tensor]:
     """Run a copy in float64, in eval mode, and return its tensors; integers and flags as numbers."""
     double = copy.deepcopy(model).double().eval()
+    for tensor in (*double.parameters(), *double.buffers()):
+        if tensor.is_complex():  # which double() leaves as they are
+            tensor.data = tensor.data.to(torch.complex128)
     args, kwargs = in_float64(inputs)
     torch.manual_seed(0)  # some models draw numbers in eval mode too
     with float64_code():

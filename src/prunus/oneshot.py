@@ -14,9 +14,21 @@ from prunus.axes import Graph, Inexact, copied, trace, unwrapped
 from prunus.costs import Costs, Latency, compare, latency, measure
 from prunus.criteria import Criterion, collect_for, criterion, score_target
 from prunus.errors import InputError
-from prunus.granularity import COUPLED, NM, Element, Granularity, Target, TargetSpec, as_list, find_targets, granularity
+from prunus.granularity import (
+    COUPLED,
+    FIXED,
+    NM,
+    Element,
+    Granularity,
+    Target,
+    TargetSpec,
+    as_list,
+    find_targets,
+    granularity,
+    group_targets,
+)
 from prunus.plans import Plan, Proof, named_state, record_of
-from prunus.solvers import Mending, Propagate, Solver, mend_
+from prunus.solvers import Mending, Propagate, Selector, Solver, mend_, regress_
 from prunus.solvers import solver as read_solver
 from prunus.statistics import Calibration, Loss, calibration, recalibrate_
 
@@ -41,8 +53,8 @@ def plan(
     """Decide what goes; nothing is touched.
 
     graph: from `trace`; the criterion reads the weights of its model as they are now.
-    ratio: the share of units (or elements) to remove, 0 <= ratio < 1. target: a budget instead, such as `macs=0.5`,
-        `params<=2e6` or `sparsity=0.9`: the mildest ratio that meets it is found.
+    ratio: the share of units (or elements) to remove, 0 <= ratio < 1; n:m and patterns need none. target: a budget
+        instead, such as `macs=0.5`, `params<=2e6` or `sparsity=0.9`: the mildest ratio that meets it is found.
     granularity: `filter` or `channel` remove coupled units and shrink the model; every other one zeroes elements.
     targets: patterns, or a mapping such as `{"kind": "ffn"}`; see `prunus.granularity.group_targets`.
     data, loss: batches, and a function (output, target) -> loss, for criteria that observe the model; see
@@ -61,10 +73,10 @@ def plan(
     def counts(fraction: float) -> dict[str, int]:
         return levelled(share.counts(scored, fraction), graph.equal)
 
-    if (ratio is None) == (target is None):
+    if (ratio is None) == (target is None) and not (ratio is None and isinstance(kind, FIXED)):
         raise InputError("give either ratio= (such as 0.5) or target= (such as 'macs=0.5')")
     if target is None:
-        chosen = counts(1.0 if share.uses_progress else check_ratio("ratio", ratio))
+        chosen = counts(1.0 if share.uses_progress or ratio is None else check_ratio("ratio", ratio))
     else:
         budget = parse_budget(target)
         steps = {name: each.round_to for name, each in scored.items() if each.fixed is None}
@@ -74,7 +86,8 @@ def plan(
         "granularity": kind.name,
         "criterion": rank.name,
         "allocation": share.name,
-        **({"ratio": ratio} if target is None else {"target": str(parse_budget(target))}),
+        **({} if ratio is None else {"ratio": ratio}),
+        **({} if target is None else {"target": str(parse_budget(target))}),
     }
     if structured:
         return Plan.from_pruned(graph, pruned, provenance=provenance)
@@ -290,6 +303,26 @@ def prune(
         )
 
 
+_SELECTORS: dict[Any, Selector] = {"reconstruction": "lasso", "thinet": "thinet"}
+"""Criteria that choose a layer's channels on what the layers before hand on, where a solver refits them."""
+
+
+def _regressed(
+    graph: Graph, model: nn.Module, chosen: Solver, seen: Calibration, decision: Mapping[str, Any], selector: Selector
+) -> tuple[Plan, nn.Module, Mending]:
+    """Decide how many units go from each group, then choose and refit them group by group."""
+    kind = granularity(decision.get("granularity", "filter"))
+    if kind.name not in COUPLED:
+        raise InputError(f"criterion {decision['criterion']} chooses coupled units; use granularity filter or channel")
+    counted = plan(graph, **{**decision, "criterion": "l1"})
+    counts = {name: graph[name].size - left for name, left in counted.sizes.items()}
+    targets = [target for target in group_targets(graph, kind, model=model) if target.name in counts]
+    mended = copied(model)
+    pruned, mending = regress_(mended, model, targets, counts, chosen, seen, selector=selector)
+    provenance = {**counted.provenance, "criterion": decision["criterion"], "solver": chosen.name}
+    return Plan.from_pruned(graph, pruned, provenance=provenance), mended, mending
+
+
 def _decided(
     graph: Graph,
     model: nn.Module,
@@ -304,7 +337,10 @@ def _decided(
     if seen is None:
         raise InputError("a solver mends by what layers read; give data=, the batches they are shown")
     chosen = read_solver(mender)
-    if decision.get("criterion") != "solver":
+    asked = decision.get("criterion")
+    if asked in _SELECTORS:
+        return _regressed(graph, model, chosen, seen, decision, _SELECTORS[asked])
+    if asked != "solver":
         made = plan(graph, data=seen, **decision)
         masked = made.mask(model)
         weights = {name: mask for name, mask in made.keep_masks().items() if mask.dim() > 1}

@@ -21,23 +21,23 @@ def generic_(model: nn.Module, seed: int = 0) -> nn.Module:
         for name, tensor in (*model.named_parameters(), *model.named_buffers()):
             if tensor.is_floating_point():
                 noise = torch.randn(tensor.shape, generator=generator)
-                fan = max(1, tensor[0].numel()) if tensor.dim() > 1 else 1
+                fan = max(1, tensor.shape[1:].numel()) if tensor.dim() > 1 else 1
                 tensor.copy_(noise.abs() + 0.5 if name.endswith("running_var") else noise / fan**0.5)
     return model
 
 
 def removal(graph: Graph, ratio: float, seed: int) -> dict[str, Tensor]:
-    """Choose random units of every group to go; groups that must stay equal lose equally many."""
+    """Choose random units of every group to go; groups that must stay equal lose equally many, experts stay."""
     generator = torch.Generator().manual_seed(seed)
-    counts = {group.name: max(1, round(group.size * ratio)) for group in graph.groups}
-    counts = {group.name: min(counts[group.name], group.size - 1) for group in graph.groups}
+    counts = {group.name: max(1, round(group.size * ratio)) for group in graph.groups if group.kind != "expert"}
+    counts = {name: min(count, graph[name].size - 1) for name, count in counts.items()}
     for names in graph.equal:
         counts.update(dict.fromkeys(names, min(counts[n] for n in names)))
     pruned = {}
-    for group in graph.groups:
-        flags = torch.zeros(group.size, dtype=torch.bool)
-        flags[torch.randperm(group.size, generator=generator)[: counts[group.name]]] = True
-        pruned[group.name] = flags
+    for name, count in counts.items():
+        flags = torch.zeros(graph[name].size, dtype=torch.bool)
+        flags[torch.randperm(graph[name].size, generator=generator)[:count]] = True
+        pruned[name] = flags
     return pruned
 
 

@@ -1,4 +1,4 @@
-"""Mixtures of experts: their inner width goes, their number and their tokens stay."""
+"""Grouped products of experts: their inner width goes, and they go as a whole; their tokens stay."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ def test_experts_lose_inner_width_and_model_width(bias: bool) -> None:
     found = groups(graph)
     shift = {"shift:0"} if bias else set()
     assert found == {
+        "router": (4, {"router.weight:0", "router.bias:0", "up:0", "down:0"}),
         "up": (16, {"up:1", "down:1"}),
         "down": (8, {"i.weight:0", "i.bias:0", "router.weight:1", "up:2", "down:2", "o.weight:1"} | shift),
     }
     assert {(m.param, m.dim): m.role for g in graph.groups for m in g.members}["up", 1] == "out"
-    assert re.search(r"own rows by number \(aten\._grouped_mm at test_axes_experts\.py:\d+", graph.why("up", 0))
     assert not graph.unknown
     x = torch.randn(9, 5)
     for seed in (0, 1):
@@ -64,6 +64,21 @@ def test_experts_lose_inner_width_and_model_width(bias: bool) -> None:
         assert small(x.bfloat16()).shape == (9, 3)
         with float64_code():
             assert_same(outputs(plan.mask(model), (x,)), outputs(small, (x,)))
+
+
+@needs_grouped
+def test_rows_that_end_where_no_router_says_freeze_the_experts() -> None:
+    class Given(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up = nn.Parameter(torch.randn(4, 8, 8))
+
+        def forward(self, x: Tensor, ends: Tensor) -> Tensor:
+            return functional.grouped_mm(x, self.up, offs=ends)
+
+    ends = torch.tensor([2, 4, 6, 8], dtype=torch.int32)
+    graph = trace(generic_(Given()).bfloat16(), (torch.randn(8, 8).bfloat16(), ends))
+    assert re.search(r"own rows by number \(aten\._grouped_mm at test_axes_experts\.py:\d+", graph.why("up", 0))
 
 
 @needs_grouped

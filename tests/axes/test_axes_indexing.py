@@ -169,3 +169,15 @@ def test_embedding_bag_loses_its_width(mode: str) -> None:
     graph = check(model, torch.randint(0, 7, (2, 5)))
     assert groups(graph) == {"b": (8, {"b.weight:1", "l.weight:1"})}
     assert "looked up" in graph.why("b.weight", 0)
+
+
+def test_places_where_a_condition_holds_are_known() -> None:
+    def forward(self: nn.Module, x: Tensor) -> Tensor:
+        (rows,) = torch.where(x[:, 0] > 0)
+        return self.b(self.a(x)[rows])
+
+    graph = trace(
+        Net(forward, a=nn.Linear(3, 8), b=nn.Linear(8, 2)), torch.tensor([[1.0, 2, 3], [-1, 2, 3], [2, 0, 1]])
+    )
+    assert graph.unknown == {}
+    assert {group.size for group in graph.groups} == {8}

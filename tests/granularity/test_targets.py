@@ -106,6 +106,7 @@ class Group:
     name: str
     members: tuple
     kind: str = "channel"
+    minimum: int = 1
 
 
 @dataclass(frozen=True)
@@ -225,6 +226,33 @@ def test_groups_are_chosen_by_kind(spec, expected):
 def test_wrong_kinds_are_explained(spec, error, words):
     with pytest.raises(error, match=words):
         group_targets(KINDS, "filter", spec, model=Net())
+
+
+MIXTURE = Graph(
+    (
+        Group("fc1", (Member("fc1.weight", 0, "out", each(6)), Member("scale", 0, "scale", each(6))), "expert", 2),
+        Group("wide", (Member("conv2.weight", 0, "out", each(8)),), "ffn"),
+    )
+)
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ("*", ["wide"]),
+        (["fc*", "conv2"], ["wide"]),
+        ({"type": ["Linear", "Conv2d"]}, ["wide"]),
+        ({"exclude": {"kind": "expert"}}, ["wide"]),
+        ({"kind": "expert"}, ["fc1"]),
+        ({"kind": ["expert", "ffn"]}, ["fc1", "wide"]),
+        ("fc1", ["fc1"]),
+        (["fc1.weight", "conv2"], ["fc1", "wide"]),
+    ],
+)
+def test_whole_experts_go_only_where_kind_or_full_name_asks_for_them(spec, expected):
+    found = group_targets(MIXTURE, "filter", spec, model=Net())
+    assert [t.name for t in found] == expected
+    assert [t.minimum for t in found] == [2 if name == "fc1" else 1 for name in expected]
 
 
 def test_kinds_need_a_graph():

@@ -12,13 +12,27 @@ from prunus.granularity import NM, Block, Channel, Element, Filter, Kernel, Memb
 
 CASES = [
     (spec, shape)
-    for spec in ["element", "vector(4, dim=1)", "vector(3, dim=0)", "block(2, 4)", "2:4", "1:3", "filter", "channel"]
+    for spec in [
+        "element",
+        "vector(4, dim=1)",
+        "vector(3, dim=0)",
+        "block(2, 4)",
+        "2:4",
+        "1:3",
+        "filter",
+        "channel",
+        "shape",
+    ]
     for shape in [(5, 7), (6, 4, 3, 3), (4, 9, 1, 2), (1, 4)]
 ]
 CASES += [("kernel", (6, 4, 3, 3)), ("kernel", (2, 1, 5)), ("element", (7,)), ("element", ()), ("filter", (3,))]
 CASES += [("vector(5, dim=2)", (2, 3, 7)), ("vector(2, dim=-1)", (3, 5)), ("block(9, 9)", (2, 3, 2))]
-EMPTY = [(spec, (0, 5)) for spec in ["element", "vector(2)", "block(2, 2)", "2:4", "filter", "channel"]]
+PATTERNS = ["pattern(4, 2)", "pattern(3, centre=kept)", "tetris(.x.-xxx-..., xx.-xx.-...)"]
+CASES += [(spec, shape) for spec in PATTERNS for shape in [(6, 4, 3, 3), (1, 1, 3, 3)]]
+CASES += [("pattern(2, 3)", (2, 3, 5)), ("pattern(1)", (2, 1, 2, 1, 2))]
+EMPTY = [(spec, (0, 5)) for spec in ["element", "vector(2)", "block(2, 2)", "2:4", "filter", "channel", "shape"]]
 EMPTY += [("element", (3, 0)), ("2:4", (3, 0)), ("filter", (3, 0)), ("kernel", (0, 2, 3))]
+EMPTY += [(spec, (0, 2, 3, 3)) for spec in PATTERNS]
 
 
 def numbered(shape):
@@ -90,6 +104,19 @@ def test_vector_by_hand_has_a_short_last_one():
 def test_vector_along_out_runs_down_the_rows():
     units = granularity("vector(2, along=out)").units(torch.Size((4, 2)))
     assert units.gather(torch.arange(8).reshape(4, 2)).tolist() == [[0, 2], [1, 3], [4, 6], [5, 7]]
+
+
+def test_vector_along_out_of_a_convolution_shares_one_input_and_position():
+    weight = numbered((32, 3, 2, 2))
+    got = granularity("vector(16, along=out)").units(weight.shape).gather(weight)
+    assert torch.equal(got, weight.reshape(2, 16, 12).transpose(1, 2).reshape(24, 16))
+
+
+def test_shape_is_a_column_of_the_unfolded_convolution():
+    weight = numbered((3, 2, 2, 2))
+    assert torch.equal(granularity("shape").units(weight.shape).gather(weight), weight.reshape(3, 8).T)
+    matrix = numbered((3, 5))
+    assert torch.equal(granularity("shape").units(matrix.shape).gather(matrix), matrix.T)
 
 
 def test_block_by_hand_over_the_unfolded_kernel():
@@ -175,7 +202,7 @@ def test_misspelt_granularities_are_explained(spec, error, words):
 
 @pytest.mark.parametrize(
     ("spec", "shape"),
-    [("kernel", (3, 4)), ("channel", (3,)), ("2:4", (8,)), ("block(2, 2)", (8,)), ("vector(2)", (8,))],
+    [("kernel", (3, 4)), ("channel", (3,)), ("shape", (3,)), ("2:4", (8,)), ("block(2, 2)", (8,)), ("vector(2)", (8,))],
 )
 def test_shapes_without_such_units_are_refused(spec, shape):
     with pytest.raises(InputError, match="shape"):

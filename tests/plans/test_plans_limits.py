@@ -53,6 +53,20 @@ def test_head_that_runs_in_training_alone_still_fits() -> None:
     assert (small.c.out_channels, small.d.out_channels) == (8, 4)
 
 
+def test_what_training_reads_stays_where_values_decide_what_runs() -> None:
+    def forward(self: nn.Module, x: Tensor) -> Tensor:
+        y = self.c(x)
+        if self.training and bool(y.isfinite().all()):
+            y = y * self.gate  # a constant of the model, as wide as y
+        return self.e(self.d(y))
+
+    model = Net(forward, c=conv(3, 8), d=conv(8, 8), e=conv(8, 4))
+    model.__dict__["gate"] = torch.ones(8, 1, 1)
+    small = half(generic_(model), images()).train()
+    small(images())
+    assert (small.c.out_channels, small.d.out_channels) == (8, 4)
+
+
 def test_model_pruned_by_torch_is_thinned_or_refused_in_our_words() -> None:
     model = Net(lambda s, x: s.e(s.c(x)), c=conv(3, 8), e=conv(8, 4))
     torch_prune.l1_unstructured(model.c, "weight", amount=0.5)

@@ -18,7 +18,7 @@ LAYERS = (
     {"criteria", "solvers"},
     {"allocation", "regularizers"},
     {"schedules"},
-    {"sensitivity", "runtimes", "oneshot"},
+    {"sensitivity", "runtimes", "oneshot", "permuting"},
     {"training"},
     {"recipes"},
     {"report"},

@@ -45,6 +45,14 @@ def write(tmp_path):
     return write
 
 
+@pytest.mark.parametrize("word", ["pattern(4, 8)", "pattern(4, centre=kept)", "tetris(.x.-xxx-..., xx.-xx.-...)"])
+def test_patterns_are_words_of_a_recipe_and_take_no_final(write, word):
+    recipe = load_recipe(write(RECIPE.replace("2:4", word)))
+    assert recipe.prune.policies[0].granularity == word
+    with pytest.raises(RecipeError, match="leave final out"):
+        load_recipe(write(RECIPE.replace("2:4", word).replace("begin: 1ep", "final: 0.5")))
+
+
 def test_a_recipe_gets_its_defaults(write):
     recipe = load_recipe(write(RECIPE))
     assert recipe.model.factory == "prunus.zoo:quickstart_net_digits"

@@ -75,7 +75,7 @@ class Member:
 
 
 class Group:
-    name = "hidden"
+    name, kind, minimum = "hidden", "feature", 1
     members = (
         Member("0.weight", 0, "out"),
         Member("0.bias", 0, "out"),

@@ -20,7 +20,7 @@ class ScoredTarget:
     scores: (U,) float, low = prune.
     weight: cost of one unit in the currency of the fraction: elements per unit for weights, 1 for coupled
         groups.
-    minimum: units that are always kept; 1 for structured targets, so that no layer is emptied.
+    minimum: units that are always kept; 1 for structured targets, so that no layer is emptied; what a router chooses.
     round_to: the kept number is rounded up to a multiple of this.
     fixed: n:m's number of pruned units, whatever the fraction; else None.
     names: the names that patterns may match, the target's own first.
@@ -42,14 +42,16 @@ class ScoredTarget:
         """Read weight, minimum, fixed number and names off the target.
 
         A target is structured when a unit is a whole slice of every tensor (filters, channels, coupled
-        groups): one unit then stays. round_to counts for these only, the kept number of single weights is
-        not rounded.
+        groups): one unit then stays, or the group's minimum. round_to counts for these only, the kept number
+        of single weights is not rounded.
         """
         units = target.parts[0].units
         structured = target.group is not None or units.is_slice
         weight = 1.0 if target.group is not None else units.shape.numel() / max(1, units.num_units)
         names = (target.name, *(part.param for part in target.scored if part.param != target.name))
-        return cls(scores, weight, int(structured), round_to if structured else 1, units.fixed, names)
+        return cls(
+            scores, weight, target.minimum if structured else 0, round_to if structured else 1, units.fixed, names
+        )
 
     @property
     def num_units(self) -> int:

@@ -29,7 +29,7 @@ def capture(model: nn.Module, args: Any, kwargs: Mapping[str, Any] | None = None
 
     args: a tensor or a tuple of positional arguments; kwargs: keyword arguments.
     Where values decide what runs (`if x.sum() > 0`, `x[mask]`, experts in a loop), the operations of this very example
-    are recorded instead, in eval mode; the trace says so. The model is left as it was, training flags included,
+    are recorded instead; the trace says so. The model is left as it was, training flags included,
     and so is what its forward keeps in attributes: a detector's anchors would be tensors without values here.
     Raises CaptureError, naming the cause, where the model cannot be run or captured.
     """
@@ -62,9 +62,8 @@ def _captured(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     try:
         return _exported(model, args, kwargs)
     except Exception as cause:
-        if not training:
-            with suppress(Exception), _quiet():
-                return as_it_ran(model, args, kwargs)
+        with suppress(Exception), _quiet():
+            return as_it_ran(model, args, kwargs)
         if isinstance(cause, CaptureError):
             raise
         raise CaptureError(_export_failure(model, args, kwargs, cause)) from cause
@@ -73,7 +72,7 @@ def _captured(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 def _exported(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Trace:
     with planting(model) as recorder, torch.no_grad(), _quiet():
         program = torch.export.export(model, args, dict(kwargs), strict=False)
-    return replace(_record(program, model, args, kwargs), calls=tuple(recorder.calls))
+    return replace(_record(program, model, args, kwargs), calls=tuple(recorder.calls), matches=tuple(recorder.matches))
 
 
 @contextmanager
@@ -91,11 +90,12 @@ def _quiet() -> Iterator[None]:
 
 
 def _export_failure(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], cause: Exception) -> str:
-    """Say whether the model fails by itself on these inputs or only under capture."""
+    """Say whether the model fails by itself on these inputs or only under capture; its buffers stay as they are."""
     name = type(model).__name__
+    buffers = {path: buffer.detach().clone() for path, buffer in model.named_buffers()}  # statistics follow batches
     try:
         with torch.no_grad():
-            model(*args, **kwargs)
+            torch.func.functional_call(model, buffers, args, dict(kwargs))
     except Exception as error:
         shapes = [tuple(x.shape) for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
         return f"{name} fails on the example inputs {shapes}: {type(error).__name__}: {_first_line(error)}"

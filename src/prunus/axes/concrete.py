@@ -49,7 +49,7 @@ def as_it_ran(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
         for name, t in (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
     }
     parameters = frozenset(name for name, _ in model.named_parameters(remove_duplicate=False))
-    calls = tuple(recorder.calls)
+    noted = (tuple(recorder.calls), tuple(recorder.matches))
     return Trace(
-        tuple(nodes), metas, parameters, ties_of(model), constants, specs[0], args, kwargs, calls, concrete=True
+        tuple(nodes), metas, parameters, ties_of(model), constants, specs[0], args, kwargs, *noted, concrete=True
     )

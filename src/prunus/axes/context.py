@@ -24,10 +24,12 @@ class Value:
     dims: an axis per dimension.
     zero: per dimension, whether the tensor is exactly 0 at removed positions once every parameter is zeroed there.
         A sum over a dimension loses nothing by removal only where this holds (relu keeps it, sigmoid does not).
+    points: the axis whose positions the elements are, where a router chose among them; see `rules.routing`.
     """
 
     dims: tuple[Axis, ...]
     zero: tuple[bool, ...]
+    points: Axis | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "dims", tuple(d.root() for d in self.dims))
@@ -91,6 +93,9 @@ class Context:
     absorbed: of the pinned ones, those whose scale may follow the shape, since parameters make up for it.
     kinds: what an axis is to the operation that names it, such as `head`.
     computed: weights made of parameters, by node index -> per dimension, the parameter that decides over it.
+    routed: softmax and top-k, by node index -> the axis of which removed positions can never be chosen.
+    floors: (axis, how many of its positions a router chooses), so that as many have to stay.
+    stacks: axes along which a parameter holds one matrix per position: what a router may choose among.
     """
 
     trace: Trace
@@ -111,6 +116,9 @@ class Context:
     absorbed: dict[int, tuple[Stretched, ...]] = field(default_factory=dict)
     kinds: list[tuple[Axis, str]] = field(default_factory=list)
     computed: dict[int, tuple[Ref, ...]] = field(default_factory=dict)
+    routed: dict[int, Axis] = field(default_factory=dict)
+    floors: list[tuple[Axis, int]] = field(default_factory=list)
+    stacks: list[Axis] = field(default_factory=list)
 
     def value(self, ref: Ref | None) -> Value:
         """Return the single value that a tensor argument refers to."""
@@ -162,6 +170,8 @@ class Context:
             return
         for dim in range(len(self.trace.nodes[arg.index].shape)):
             source = self.trace.nodes[self.decisive(arg, dim).index]
+            while source.op.startswith(("aten.to.", "aten._to_copy")):  # a router's weight is often cast first
+                source = self.trace.nodes[source.args[0].index]
             if source.kind in ("parameter", "buffer"):
                 name = self.trace.ties.get(source.target, source.target)
                 self.roles.setdefault((name, dim), roles[dim] if dim < len(roles) else "scale")

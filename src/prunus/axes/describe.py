@@ -21,7 +21,7 @@ def units_of(group: Group) -> str:
 def exactness_of(ctx: Context, group: Group) -> str:
     """Say whether removing units is exact, or what makes up for them, or what then runs over fewer of them."""
     if group.exactness == "exact":
-        return "exact"
+        return "exact: no router can choose what is removed" if group.kind == "expert" else "exact"
     rescaled = [norm for norm in ctx.rescaled.values() if _runs_over(group, [norm.axis])]
     words = ["RMSNorm is rescaled"] if any(norm.power == 0.5 for norm in rescaled) else []
     words += ["response normalisation is rescaled"] if any(norm.power == 1 for norm in rescaled) else []

@@ -22,6 +22,8 @@ SIZES = {
     "empty": 0, "full": 0, "new_zeros": 1, "new_ones": 1, "new_empty": 1, "new_full": 1,
 }  # fmt: skip
 NORMS = ("layer_norm", "rms_norm")
+EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts", "n_experts")
+COUNTS = {"histc": "bins", "one_hot": "num_classes"}
 CUTS = ("split", "split_with_sizes", "tensor_split")
 
 
@@ -36,6 +38,18 @@ def claims(ctx: Context, model: nn.Module) -> list[Claim]:
             pairs = _sizes_in(ctx, node, ctx.trace.calls[node.call])
             found.extend((number.source, axis) for number, axis in pairs if isinstance(number, Planted))
     return found
+
+
+def matches(ctx: Context) -> Iterator[Claim]:
+    """Yield the numbers that code compared with a size and found equal, as in `assert x.shape[1] == self.channels`.
+
+    They follow, but tie nothing: two numbers may also be equal by chance, and then the proof decides.
+    """
+    made = {node.call: node for node in ctx.trace.nodes if node.call is not None}
+    for match in ctx.trace.matches:
+        value = ctx.values[made[match.call].index] if match.call in made else None
+        if isinstance(value, Value) and match.dim < len(value.dims):
+            yield match.source, value.dims[match.dim]
 
 
 def _packed_heads(ctx: Context, model: nn.Module) -> Iterator[Claim]:
@@ -71,6 +85,34 @@ def _sizes_in(ctx: Context, node: Node, call: Call) -> Iterator[tuple[Any, Axis]
     for position, axis in ctx.numbers.get(node.index, {}).items():
         if len(call.args) > position:
             yield call.args[position], axis
+        elif call.name in COUNTS:
+            yield call.kwargs.get(COUNTS[call.name]), axis
+
+
+def expert_counts(ctx: Context, model: nn.Module, kept: Kept) -> dict[str, tuple[int, int]]:
+    """Return the counts of experts that modules and the model's config keep beside the tensors, where they change.
+
+    A count tells of every stack below its module: where these keep different numbers, none is theirs, and it stays.
+    """
+    experts = {leaf for axis, kind in ctx.kinds if kind == "expert" for leaf in axis.leaves()}
+    stacks = {
+        (name, axis)
+        for name, value in ctx.state.items()
+        for axis in value.dims
+        if experts.intersection(axis.leaves()) and axis.size > 1
+    }
+    holders: list[tuple[str, str, dict[str, Any]]] = [(p, p, vars(module)) for p, module in model.named_modules()]
+    config = getattr(model, "config", None)
+    if hasattr(config, "__dict__"):
+        holders.append(("", "config", vars(config)))
+    found = {}
+    for path, place, attributes in holders:
+        below = {axis for name, axis in stacks if not path or name.startswith(f"{path}.")}
+        sizes = {(axis.size, size_after(axis, kept)) for axis in below}
+        for name in EXPERTS:
+            if len(sizes) == 1 and attributes.get(name) == (now := next(iter(sizes)))[0] != now[1]:
+                found[f"{place}.{name}".lstrip(".")] = now
+    return found
 
 
 def _flat(args: Iterable[Any]) -> list[Any]:

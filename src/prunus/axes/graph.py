@@ -19,7 +19,7 @@ from prunus.axes.capture import capture
 from prunus.axes.constraints import settle
 from prunus.axes.context import Context, Inexact
 from prunus.axes.describe import describe
-from prunus.axes.following import Claim, claims, solve
+from prunus.axes.following import Claim, claims, expert_counts, matches, solve
 from prunus.axes.groups import (
     Frozen,
     Group,
@@ -76,7 +76,7 @@ class Graph:
 
     @cached_property
     def _claims(self) -> list[Claim]:
-        return claims(self.context, self.model)
+        return [*claims(self.context, self.model), *matches(self.context)]
 
     @cached_property
     def _full(self) -> Size:
@@ -151,7 +151,8 @@ class Graph:
             for dim, axis in enumerate(value.dims):
                 if size_after(axis, by_axis) != axis.root().size:
                     edits.setdefault(name, {})[dim] = kept_positions(axis, by_axis)
-        numbers: dict[str, tuple[float, float]] = dict(solve(self._claims, by_axis))
+        numbers: dict[str, tuple[float, float]] = dict(expert_counts(self.context, self.model, by_axis))
+        numbers.update(solve(self._claims, by_axis))
         for norm in self.context.rescaled.values():
             growth = _growth(norm.axis, by_axis)
             if growth != 1 and norm.attribute is not None:

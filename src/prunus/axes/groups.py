@@ -13,8 +13,9 @@ from torch import Tensor
 from prunus.axes.algebra import Axis
 from prunus.axes.context import Context, Role
 from prunus.axes.positions import unit_positions
+from prunus.axes.rules.routing import minima
 
-KINDS = ("head", "head dim", "expert", "hidden")
+KINDS = ("expert", "head", "head dim", "hidden")
 """What operations call an axis, the most telling first: a table of position biases per head is an embedding too."""
 
 
@@ -46,11 +47,12 @@ class Group:
     """A leaf axis that some parameter carries and nothing freezes: channels, features, heads.
 
     name: after the first module that produces it; `conv1#2` for the second one of the same module.
-    size: number of units. kind: `channel` (convolutions), `head`, `head dim`, `hidden` (what norms and embeddings
-        span), `ffn` (between two maps of the hidden axis), else `feature`.
+    size: number of units. kind: `channel` (convolutions), `head`, `head dim`, `expert` (what a router chooses among),
+        `hidden` (what norms and embeddings span), `ffn` (between two maps of the hidden axis), else `feature`.
     members: every dimension of every parameter and buffer that loses positions with it.
     exactness: `exact`; `compensated` where weights or a scale make up for units that are gone; `inexact` where a
         statistic then runs over fewer units than the masked model's.
+    minimum: units that have to stay: as many as a router chooses.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Group:
     members: tuple[Member, ...]
     leaf: Axis = field(repr=False, compare=False)
     exactness: Literal["exact", "compensated", "inexact"] = "exact"
+    minimum: int = 1
 
 
 @dataclass(frozen=True)
@@ -74,21 +77,23 @@ class Frozen:
 def find_groups(ctx: Context) -> tuple[Group, ...]:
     """Collect the groups of a propagated trace in the order of the model's parameters."""
     carried: dict[Axis, list[Member]] = {}
+    experts = {leaf for axis, kind in ctx.kinds if kind == "expert" for leaf in axis.leaves()}  # made by their router
     for name, value in ctx.state.items():
         if name in ctx.trace.ties:
             continue
         for dim, axis in enumerate(value.dims):
             for leaf in dict.fromkeys(axis.leaves()):
                 if leaf.reason is None and leaf.size > 1:
-                    role = ctx.roles.get((name, dim)) or ("out" if len(value.dims) > 1 and dim == 0 else "scale")
+                    made = len(value.dims) > 1 and dim == 0 and leaf not in experts
+                    role = ctx.roles.get((name, dim)) or ("out" if made else "scale")
                     member = Member(name, dim, role, name in ctx.trace.parameters, leaf, axis.root())
                     carried.setdefault(leaf, []).append(member)
     found = {leaf: ms for leaf, ms in carried.items() if any(m.is_parameter for m in ms) and _separable(leaf, ms)}
     names = _names(found)
-    kinds, exactness = _kinds(ctx, found), _exactness(ctx)
+    kinds, exactness, least = _kinds(ctx, found), _exactness(ctx), minima(ctx)
     return tuple(
-        Group(names[leaf], leaf.size, kinds[leaf], tuple(members), leaf, exactness.get(leaf, "exact"))
-        for leaf, members in found.items()
+        Group(names[leaf], leaf.size, kinds[leaf], tuple(ms), leaf, exactness.get(leaf, "exact"), least.get(leaf, 1))
+        for leaf, ms in found.items()
     )
 
 

@@ -8,18 +8,24 @@ Afterwards a plan can set the attribute itself, so that the user's own class run
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.fx import traceback
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
+from torch.utils.weak import WeakIdKeyDictionary
+
+from prunus.axes.caches import passed_by
 
 TAG = "prunus_call"
+_SHAPE: Any = Tensor.shape
+_READS = (Tensor.size, _SHAPE.__get__)
 _annotate = getattr(traceback, "annotate", None)  # torch 2.9 and newer; before, fewer classes follow
 
 
@@ -93,22 +99,55 @@ def _undone(name: str, wanted: int, known: int, on_left: bool) -> int | None:
 Expression = Attribute | Term
 
 
-class Planted(int):
-    """An integer that knows which attributes it was computed from."""
+@dataclass(frozen=True)
+class Match:
+    """A number that code found equal to a size: that of dimension `dim` of what call number `call` returned."""
+
+    source: Expression
+    call: int
+    dim: int
+
+
+class Sized(int):
+    """An integer that code has read from the shape of a tensor; arithmetic forgets where."""
+
+    matched: Callable[[Expression], None]
+
+    def __new__(cls, value: int, matched: Callable[[Expression], None]) -> Sized:
+        """Make one; `matched` hears of every planted number that it is found equal to."""
+        made = super().__new__(cls, value)
+        made.matched = matched
+        return made
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Sized:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return int, (int(self),)
+
+
+class Planted(Sized):
+    """An integer that knows which attributes it was computed from; a kind of `Sized`, so that its own operators win."""
 
     source: Expression
 
     def __new__(cls, value: int, source: Expression) -> Planted:
         """Make one; everything that takes an integer takes it."""
-        made = super().__new__(cls, value)
+        made = int.__new__(cls, value)
         made.source = source
         return made
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Planted:
-        return self
+    def __eq__(self, other: object) -> bool:
+        same = int(self) == other
+        if same and type(other) is Sized:
+            other.matched(self.source)
+        return same
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return int, (int(self),)
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        return super().__hash__()
 
 
 class PlantedFloat(float):
@@ -149,29 +188,11 @@ for _name in ("add", "sub", "mul", "floordiv"):
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a torch function that planted numbers reached, tensors left out."""
+    """One call of a torch function: where planted numbers reached it, its arguments without tensors, else nothing."""
 
     name: str
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
-
-
-class Recorder(TorchFunctionMode):
-    """Notes every torch function that planted numbers reach, and tags the operations made inside it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls: list[Call] = []
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run one torch function, under a tag where a planted number is among its arguments."""
-        kwargs = kwargs or {}
-        if _annotate is None or not any(isinstance(x, (Planted, PlantedFloat)) for x in _numbers((args, kwargs))):
-            return func(*args, **kwargs)
-        plain = pytree.tree_map(lambda x: None if isinstance(x, Tensor) else x, (args, kwargs))
-        self.calls.append(Call(getattr(func, "__name__", ""), *plain))
-        with _annotate({TAG: len(self.calls) - 1}):
-            return func(*args, **kwargs)
 
 
 def _numbers(tree: Any) -> Iterator[Any]:
@@ -180,6 +201,48 @@ def _numbers(tree: Any) -> Iterator[Any]:
             yield from (leaf.start, leaf.stop, leaf.step)
         else:
             yield leaf
+
+
+class Recorder(TorchFunctionMode):
+    """Notes every torch function, tags the operations made inside it, and hears which numbers meet which sizes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[Call] = []
+        self.matches: dict[Match, None] = {}
+        self._made_by: MutableMapping[Tensor, int] = WeakIdKeyDictionary()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run one torch function under its tag; the sizes of what an earlier one made come as `Sized`."""
+        kwargs = kwargs or {}
+        if _annotate is None:
+            return func(*args, **kwargs)
+        if func in _READS:
+            return self._sized(func(*args, **kwargs), *args, **kwargs)
+        name = getattr(func, "__name__", "")
+        if name in ("__get__", "__set__"):  # of a dtype, a device: export itself asks for hundreds
+            return func(*args, **kwargs)
+        call, found = len(self.calls), Call("", (), {})
+        if any(isinstance(x, (Planted, PlantedFloat)) for x in _numbers((args, kwargs))):
+            found = Call(name, *pytree.tree_map(lambda x: None if isinstance(x, Tensor) else x, (args, kwargs)))
+        self.calls.append(found)
+        with _annotate({TAG: call}):
+            result = func(*args, **kwargs)
+        if isinstance(result, Tensor):
+            self._made_by[result] = call
+        return result
+
+    def _sized(self, sizes: Any, tensor: Tensor, dim: int | None = None) -> Any:
+        call = self._made_by.get(tensor)
+        if call is None:
+            return sizes
+
+        def sized(size: int, dim: int) -> Sized:
+            return Sized(size, lambda source: self.matches.setdefault(Match(source, call, dim)))
+
+        if dim is not None:
+            return sized(sizes, dim)
+        return torch.Size([sized(size, dim) for dim, size in enumerate(sizes)])
 
 
 @contextmanager
@@ -195,13 +258,13 @@ def planting(model: nn.Module) -> Iterator[Recorder]:
                 if planted is not None:
                     originals.append((holder, name, value))
                     holder[name] = planted
-        with traceback.preserve_node_meta(), recorder:
+        with passed_by((Planted, PlantedFloat)), traceback.preserve_node_meta(), recorder:
             yield recorder
     finally:
         for _, holder, _ in holders:
             for name, value in holder.items():  # what forward itself has stored
-                if isinstance(value, (Planted, PlantedFloat)):
-                    holder[name] = int(value) if isinstance(value, Planted) else float(value)
+                if isinstance(value, (Sized, PlantedFloat)):
+                    holder[name] = int(value) if isinstance(value, Sized) else float(value)
         for holder, name, value in originals:
             holder[name] = value
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from prunus.axes.algebra import unify
@@ -9,6 +10,7 @@ from prunus.axes.context import Context, Inexact, Value, because, fresh, frozen,
 from prunus.axes.rules import lookup
 from prunus.axes.rules.pointwise import base_name, is_pointwise, pointwise
 from prunus.axes.rules.registry import Result
+from prunus.axes.rules.routing import confirm, follow
 from prunus.axes.trace import GETITEM, Meta, Node, Ref, Trace
 
 
@@ -26,8 +28,13 @@ def propagate(trace: Trace, training: Trace | None = None, inexact: Inexact = "f
         for a, b in zip(ctx.state[name].dims, ctx.state[first].dims, strict=True):
             unify(a, b)
     _walk(ctx)
+    walked = [ctx]
     if training is not None:
-        _walk(Context(training, inexact, state=ctx.state, unknown=ctx.unknown, kinds=ctx.kinds))
+        notes = Context(training, inexact, state=ctx.state, unknown=ctx.unknown, kinds=ctx.kinds)
+        walked.append(replace(notes, floors=ctx.floors, stacks=ctx.stacks))
+        _walk(walked[1])
+    for each in walked:
+        confirm(each)
     _freeze_unreached(ctx)
     return ctx
 
@@ -72,7 +79,7 @@ def _apply(ctx: Context, node: Node) -> Result:
     if function is None or any(ctx.values[ref.index] is None for ref in node.refs()):
         return unknown(ctx, node)
     try:
-        return function(ctx, node)
+        return follow(ctx, node, function(ctx, node))
     except (AssertionError, IndexError, KeyError, TypeError, ValueError, AttributeError) as error:
         # a call that the rule was not written for; what it has coupled so far is frozen with the rest
         return unknown(ctx, node, f"its rule does not cover this call ({type(error).__name__})")
@@ -90,7 +97,7 @@ def _freeze_value(ctx: Context, ref: Ref, reason: str) -> None:
     found = ctx.values[ref.index]
     for value in found if isinstance(found, tuple) else (found,):
         if value is not None:
-            for axis in value.dims:
+            for axis in (*value.dims, *([] if value.points is None else [value.points])):
                 axis.freeze(reason)
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from prunus.axes.planted import TAG, Call
+from prunus.axes.planted import TAG, Call, Match
 from prunus.errors import InputError
 
 
@@ -46,7 +46,7 @@ class Node:
     value: Meta, a tuple of Meta (and None) for several results, or None where the result is no tensor.
     module: path of the innermost module whose forward made the node.
     location: `file.py:12`, the user's line.
-    call: which of the trace's calls made it, where a planted integer was among that call's arguments.
+    call: which of the trace's calls made it.
     """
 
     index: int
@@ -92,7 +92,8 @@ class Trace:
     constants: tensors that forward made outside the graph, by node name.
     out_spec: how outputs nest, as a pytree spec.
     args, kwargs: the example inputs, kept for the proof.
-    calls: calls of torch functions that the model's own numbers reached.
+    calls: the calls of torch functions that made the nodes.
+    matches: the model's own numbers that its code found equal to sizes.
     concrete: whether the operations are those of this one example, because values decide which ones run.
     """
 
@@ -105,6 +106,7 @@ class Trace:
     args: tuple[Any, ...] = field(repr=False)
     kwargs: Mapping[str, Any] = field(repr=False)
     calls: tuple[Call, ...] = field(default=(), repr=False)
+    matches: tuple[Match, ...] = field(default=(), repr=False)
     concrete: bool = False
 
     @cached_property

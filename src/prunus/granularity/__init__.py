@@ -1,6 +1,7 @@
 """What goes together: units of a weight, and units of a coupled group."""
 
 from prunus.granularity.kinds import (
+    FIXED,
     NM,
     Block,
     Channel,
@@ -8,10 +9,13 @@ from prunus.granularity.kinds import (
     Filter,
     Granularity,
     Kernel,
+    Shape,
     Vector,
     granularity,
 )
 from prunus.granularity.names import TargetSpec, as_list, read
+from prunus.granularity.patterns import Pattern, PatternUnits, Tetris, pattern_library
+from prunus.granularity.permutation import kept_saliency, permutation_for
 from prunus.granularity.targets import (
     COUPLED,
     Part,
@@ -26,6 +30,7 @@ from prunus.granularity.units import MemberUnits, NMUnits, TileUnits, Units
 
 __all__ = [
     "COUPLED",
+    "FIXED",
     "NM",
     "Block",
     "Channel",
@@ -36,9 +41,13 @@ __all__ = [
     "MemberUnits",
     "NMUnits",
     "Part",
+    "Pattern",
+    "PatternUnits",
     "Piece",
+    "Shape",
     "Target",
     "TargetSpec",
+    "Tetris",
     "TileUnits",
     "Units",
     "Vector",
@@ -47,6 +56,9 @@ __all__ = [
     "find_targets",
     "granularity",
     "group_targets",
+    "kept_saliency",
+    "pattern_library",
+    "permutation_for",
     "read",
     "weight_targets",
 ]

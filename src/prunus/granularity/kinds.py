@@ -10,6 +10,8 @@ from typing import ClassVar, Protocol, runtime_checkable
 import torch
 
 from prunus.errors import InputError
+from prunus.granularity.checks import check_size, need_dims
+from prunus.granularity.patterns import Pattern, Tetris
 from prunus.granularity.spelling import build
 from prunus.granularity.units import NMUnits, TileUnits, Units
 
@@ -47,7 +49,7 @@ class Vector:
     dim: int = 1
 
     def __post_init__(self) -> None:
-        _check_size("vector length", self.length)
+        check_size("vector length", self.length)
         if not isinstance(self.dim, int) or isinstance(self.dim, bool):
             raise InputError(f"vector dim is {self.dim!r}; a whole number is wanted, or along=out, along=in")
 
@@ -73,8 +75,8 @@ class Block:
     cols: int
 
     def __post_init__(self) -> None:
-        _check_size("block rows", self.rows)
-        _check_size("block cols", self.cols)
+        check_size("block rows", self.rows)
+        check_size("block cols", self.cols)
 
     @property
     def name(self) -> str:
@@ -83,7 +85,7 @@ class Block:
 
     def units(self, shape: torch.Size) -> Units:
         """ceil(R / rows) · ceil(C / cols) units."""
-        _need_dims(self.name, shape, 2)
+        need_dims(self.name, shape, 2)
         matrix = (shape[0], shape[1:].numel())
         return TileUnits(shape, (self.rows, self.cols), matrix)
 
@@ -96,8 +98,8 @@ class NM:
     m: int
 
     def __post_init__(self) -> None:
-        _check_size("n", self.n)
-        _check_size("m", self.m)
+        check_size("n", self.n)
+        check_size("m", self.m)
         if self.n >= self.m:
             raise InputError(
                 f"{self.n}:{self.m} prunes nothing: n is the number kept of every m; write n < m, as in 2:4"
@@ -110,7 +112,7 @@ class NM:
 
     def units(self, shape: torch.Size) -> Units:
         """One unit per element, chosen within groups of m; a last short group of r keeps ceil(r·n/m)."""
-        _need_dims(self.name, shape, 2)
+        need_dims(self.name, shape, 2)
         if 0 < shape[1] < self.m:
             raise InputError(
                 f"{self.name} on a {shape[1]}-column weight of shape {tuple(shape)}: a group of {self.m} "
@@ -129,7 +131,7 @@ class Kernel:
 
     def units(self, shape: torch.Size) -> Units:
         """out · in units of kh·kw elements."""
-        _need_dims(self.name, shape, 3)
+        need_dims(self.name, shape, 3)
         return TileUnits(shape, (1, 1, *shape[2:]))
 
 
@@ -141,7 +143,7 @@ class Filter:
 
     def units(self, shape: torch.Size) -> Units:
         """One unit per position of dim 0."""
-        _need_dims(self.name, shape, 1)
+        need_dims(self.name, shape, 1)
         return TileUnits(shape, (1, *shape[1:]), is_slice=True)
 
 
@@ -153,15 +155,34 @@ class Channel:
 
     def units(self, shape: torch.Size) -> Units:
         """One unit per position of dim 1."""
-        _need_dims(self.name, shape, 2)
+        need_dims(self.name, shape, 2)
         return TileUnits(shape, (shape[0], 1, *shape[2:]), is_slice=True)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The same position (input, i, j) of all filters: a column of the unfolded convolution.
+
+    Source: Wen et al. 2016, SSL, arXiv:1608.03665, section 3.1: shape-wise sparsity.
+    """
+
+    name: ClassVar[str] = "shape"
+
+    def units(self, shape: torch.Size) -> Units:
+        """in · kh · kw units of as many elements as there are outputs; in a linear layer, its columns."""
+        need_dims(self.name, shape, 2)
+        return TileUnits(shape, (shape[0], *[1] * (len(shape) - 1)))
+
+
+FIXED = (NM, Pattern, Tetris)
+"""The granularities that say themselves how much is pruned, so that no ratio is asked for."""
 
 
 def granularity(spec: str | Granularity) -> Granularity:
     """Read a granularity by its name.
 
-    spec: `element`, `vector(4, dim=1)`, `vector(16, along=out)`, `block(4, 4)`, `2:4`, `kernel`, `filter`,
-        `channel`, or an object with `name` and `units`.
+    spec: `element`, `vector(4, dim=1)`, `vector(16, along=out)`, `block(4, 4)`, `2:4`, `pattern(4, 8)`, `tetris(…)`,
+        `shape`, `kernel`, `filter`, `channel`, or an object with `name` and `units`.
     Raises NameNotFound for an unknown name, InputError for wrong arguments.
     """
     if not isinstance(spec, str):
@@ -182,22 +203,25 @@ def _vector(length: int, dim: int | None = None, along: str | None = None) -> Ve
     return Vector(length, _ALONG[along])
 
 
+def _pattern(k: int, m: int = 8, centre: str = "free") -> Pattern:
+    if centre not in ("kept", "free"):
+        raise InputError(f"pattern(centre={centre}): write centre=kept, or leave it out")
+    return Pattern(k, m, centre == "kept")
+
+
+def _tetris(*shapes: str) -> Tetris:
+    return Tetris(shapes)
+
+
 _KNOWN: dict[str, Callable[..., Granularity]] = {
     "element": Element,
     "vector": _vector,
     "block": Block,
+    "pattern": _pattern,
+    "tetris": _tetris,
+    "shape": Shape,
     "kernel": Kernel,
     "filter": Filter,
     "channel": Channel,
     "n:m": NM,
 }
-
-
-def _check_size(what: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InputError(f"{what} is {value!r}; a whole number of at least 1 is wanted")
-
-
-def _need_dims(name: str, shape: torch.Size, least: int) -> None:
-    if len(shape) < least:
-        raise InputError(f"{name} on shape {tuple(shape)}: at least {least} dims are wanted; choose other targets")

@@ -21,6 +21,9 @@ COUPLED = ("filter", "channel")
 
 _ROLES = {"filter": "out", "channel": "in"}
 
+ASKED = ("expert",)
+"""Kinds of groups that are pruned only where a kind or a full name asks for them."""
+
 
 @dataclass(frozen=True)
 class Part:
@@ -41,11 +44,13 @@ class Target:
     """What one decision prunes: one weight, or all members of a coupled group.
 
     name: the parameter's or the group's name; group: the group's name when coupled, else None.
+    minimum: units of a group that have to stay.
     """
 
     name: str
     parts: tuple[Part, ...]
     group: str | None = None
+    minimum: int = 1
 
     @property
     def num_units(self) -> int:
@@ -125,6 +130,10 @@ class GroupLike(Protocol):
         """What its units are: channels, heads, …"""
 
     @property
+    def minimum(self) -> int:
+        """How many units have to stay."""
+
+    @property
     def members(self) -> Sequence[MemberLike]:
         """Every tensor that loses positions with it."""
 
@@ -191,7 +200,8 @@ def group_targets(
     granularity: `filter` scores the weights that make the unit (role `out`), `channel` those that read it
         (role `in`); where there is none, every parameter of the group. All members become parts, buffers too.
     targets: as in `weight_targets`; a group matches when one of its scored parameters does and none is
-        excluded. `kind` takes only groups of these kinds, and `exclude` may hold `{"kind": …}`.
+        excluded. `kind` takes only groups of these kinds, and `exclude` may hold `{"kind": …}`. Whole experts are
+        chosen by `{"kind": "expert"}` or by their router's full name, never by a wider pattern.
     model: the traced model, whose shapes and names are read; `graph.model` by default.
     Raises NameNotFound when a pattern or a kind matches nothing, InputError when no prunable group is left, or
     for another granularity.
@@ -213,14 +223,19 @@ def group_targets(
 
 
 def _of_kinds(groups: Sequence[GroupLike], spec: Spec) -> list[GroupLike]:
-    if not spec.speaks_of_kinds:
-        return list(groups)
     known = dict.fromkeys(group.kind for group in groups)
     for kind in (*(spec.kinds or ()), *spec.exclude_kinds):
         if kind not in known:
             raise NameNotFound.of("kind of group", kind, known)
-    wanted = set(known if spec.kinds is None else spec.kinds) - set(spec.exclude_kinds)
-    return [group for group in groups if group.kind in wanted]
+    wanted = set(spec.kinds or known) - set(spec.exclude_kinds)
+    asked = ASKED if spec.kinds is None else ()
+    return [g for g in groups if g.kind in wanted and (g.kind not in asked or _is_spelled(g, spec))]
+
+
+def _is_spelled(group: GroupLike, spec: Spec) -> bool:
+    """Tell whether a name, and no pattern, says this group or a parameter that makes its units."""
+    makers = (member.param for member in group.members if member.role == "out")
+    return bool({group.name, *makers} & set(spec.names))
 
 
 def _weight_target(kind: Granularity, name: str, shape: torch.Size) -> Target:
@@ -261,7 +276,7 @@ def _group_target(group: GroupLike, role: str, shapes: Mapping[str, torch.Size],
         )
         for m in members
     ]
-    return Target(group.name, tuple(parts), group.name)
+    return Target(group.name, tuple(parts), group.name, group.minimum)
 
 
 def _select(model: nn.Module, coupled: Sequence[Target], targets: TargetSpec) -> list[Target]:

@@ -42,7 +42,15 @@ class _AllFloat64(TorchFunctionMode):
 
 
 def _as_float64(argument: Any) -> Any:
-    return torch.float64 if isinstance(argument, torch.dtype) and argument.is_floating_point else argument
+    """Return the widest dtype of its kind, real or complex, in the place of one; anything else as it is."""
+    if not isinstance(argument, torch.dtype):
+        return argument
+    return torch.float64 if argument.is_floating_point else torch.complex128 if argument.is_complex else argument
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    """Return a floating tensor in float64, a complex one in complex128, any other as it is."""
+    return tensor.to(_as_float64(tensor.dtype))
 
 
 def _no_epsilon(args: Any, kwargs: Any) -> bool:
@@ -70,7 +78,7 @@ def float64_inputs(model: nn.Module, graph: Graph, *, noise: bool = False) -> tu
         if not isinstance(x, Tensor):
             return x
         if not x.is_floating_point():
-            return x.to(device)
+            return _wide(x).to(device)
         x = x.to("cpu", torch.float64)
         return (x + noise_like(x, generator) if noise else x).to(device)
 
@@ -96,9 +104,12 @@ def double_(model: nn.Module) -> nn.Module:
     """Turn a model to float64 in eval mode, with the tensors that it keeps in plain attributes."""
     for module in model.modules():
         for name, value in vars(module).items():
-            if isinstance(value, Tensor) and value.is_floating_point():
-                module.__dict__[name] = value.double()
-    return model.double().eval()
+            if isinstance(value, Tensor):
+                module.__dict__[name] = _wide(value)
+    model = model.double().eval()
+    for tensor in named_state(model).values():
+        tensor.data = _wide(tensor.data)  # complex ones, which double() leaves as they are
+    return model
 
 
 def noise_like(tensor: Tensor, generator: torch.Generator) -> Tensor:

@@ -153,6 +153,8 @@ def _readers(group: Group) -> list[Member]:
 
 def _unfit(model: nn.Module, graph: Graph, group: Group) -> str | None:
     """Say why a layer that reads a group cannot take up a constant, or that none does."""
+    if group.kind == "expert":
+        return "no router chooses what is removed, so nothing of it is carried on"
     if not _readers(group):  # places within heads of queries and keys
         return "no map reads its removed units, so no bias takes up what they carry"
     for member in _readers(group):

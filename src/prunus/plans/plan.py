@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prunus.axes import Graph, Surgery, copied, facts_of, limits, units_of, unwrapped
+from prunus.axes import Graph, Group, Surgery, copied, facts_of, limits, units_of, unwrapped
 from prunus.errors import InputError, NameNotFound, NothingToPrune, ProofError, naming
 from prunus.plans.fold import Folding, find_folding
 from prunus.plans.graph_model import thinned_graph
@@ -41,7 +41,7 @@ class Plan:
 
     def __post_init__(self) -> None:
         for name, positions in self.kept.items():
-            _check_positions(name, positions, self.graph[name].size)
+            _check_positions(name, positions, self.graph[name])
         for name, mask in self.masks.items():
             if name not in self.graph.trace.state:
                 raise NameNotFound.of("parameter", name, self.graph.trace.state)
@@ -93,7 +93,11 @@ class Plan:
         return self.graph.surgery(self.kept, self.dropped)
 
     def mask(self, model: nn.Module) -> nn.Module:
-        """Return a copy of `model` in which all that the plan removes is zero; shapes stay, dropped blocks go."""
+        """Return a copy of `model` in which all that the plan removes is zero; shapes stay, dropped blocks go.
+
+        Zeros alone keep no router from choosing an expert that is removed: its logit is 0 here, minus infinity in the
+        proof.
+        """
         model = unwrapped(model)
         check_same_model(model, self._shapes())
         masked = copied(model)
@@ -252,11 +256,17 @@ class Plan:
         return {name: meta.shape for name, meta in self.graph.trace.state.items()}
 
 
-def _check_positions(name: str, positions: Tensor, size: int) -> None:
+def _check_positions(name: str, positions: Tensor, group: Group) -> None:
+    size = group.size
     if positions.dtype != torch.int64 or positions.dim() != 1:
         raise InputError(f"kept positions of {name} must be a one-dimensional int64 tensor")
     if len(positions) == 0:
         raise InputError(f"the plan removes all {size} units of {name}; at least one must stay")
+    if len(positions) < group.minimum:
+        raise InputError(
+            f"the plan keeps {len(positions)} of {size} {units_of(group)} of {name}, but the router chooses "
+            f"{group.minimum}; keep as many"
+        )
     if int(positions.min()) < 0 or int(positions.max()) >= size or not bool((positions.diff() > 0).all()):
         raise InputError(f"kept positions of {name} must be ascending and within 0..{size - 1}")
 

@@ -28,7 +28,8 @@ class Record:
     masks: parameter -> boolean in the thinned shape. proof: None where the user turned it off.
     form: whether the model is the user's class or a graph; inputs: what a graph needs to be captured again.
     policy: that under which the plan was made; a graph that is captured again needs it.
-    inexact: whether a statistic runs over fewer units than the masked model has, so that it is another function.
+    inexact: whether a statistic or a router runs over fewer units than the masked model has, which zeros alone do not
+        show.
     """
 
     kept: Mapping[str, tuple[int, ...]]

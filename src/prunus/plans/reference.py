@@ -1,4 +1,4 @@
-"""The masked model where a statistic may run over fewer units: its graph, with those operations on kept units alone."""
+"""The masked model where statistics or routers see fewer units: its graph, with such operations on kept units alone."""
 
 from __future__ import annotations
 
@@ -19,18 +19,25 @@ from prunus.plans.rewrite import rewritten
 
 
 def is_inexact(graph: Graph, kept: Kept) -> bool:
-    """Tell whether the plan makes a statistic run over fewer units than the masked model has."""
-    return any(_changes(axes, kept) for axes in graph.context.approximate.values())
+    """Tell whether the plan makes a statistic or a router run over fewer units than the masked model has."""
+    return bool(_over_fewer(graph, kept))
+
+
+def _over_fewer(graph: Graph, kept: Kept) -> set[int]:
+    counted = [*graph.context.approximate.items(), *((i, [axis]) for i, axis in graph.context.routed.items())]
+    return {i for i, axes in counted if any(size_after(axis, kept) != axis.root().size for axis in axes)}
 
 
 def reference(masked: nn.Module, graph: Graph, kept: Kept, dropped: Iterable[str]) -> GraphModel:
     """Return the masked model as a graph in which every such operation gathers, runs, and puts back between zeros.
 
+    So a router's softmax and choice are those of logits that are minus infinity for every expert that is removed.
+
     masked: the dense model, removed units zeroed; it is taken over. graph: traced from it or from its like.
     dropped: residual blocks whose output becomes their input.
     """
     nodes = graph.trace.nodes
-    inexact = {i for i, axes in graph.context.approximate.items() if _changes(axes, kept)}
+    inexact = _over_fewer(graph, kept)
     skipped = {graph.block(name).result: graph.block(name).source for name in dropped}
     model = GraphModel(masked, graph, Surgery({}, {}))
     for place, step in enumerate(model._steps):
@@ -42,10 +49,6 @@ def reference(masked: nn.Module, graph: Graph, kept: Kept, dropped: Iterable[str
             model._steps[place] = replace(step, target=torch.clone, args=(Ref(skipped[step.index]),), kwargs={})
     model._last_use = {}
     return model
-
-
-def _changes(axes: Any, kept: Kept) -> bool:
-    return any(size_after(axis, kept) != axis.root().size for axis in axes)
 
 
 def _over_kept(graph: Graph, node: Node, kept: Kept) -> Callable[..., Any]:
@@ -75,6 +78,8 @@ def _gather(tensor: Tensor, value: Any, kept: Kept) -> Tensor:
 
 
 def _scatter(tensor: Tensor, value: Any, kept: Kept) -> Tensor:
+    if isinstance(value, Value) and value.points is not None:  # the dense numbers of what was chosen
+        tensor = torch.from_numpy(kept_positions(value.points, kept))[tensor]
     for dim, axis in enumerate(value.dims if isinstance(value, Value) else ()):
         if size_after(axis, kept) != axis.root().size:
             shape = [axis.root().size if i == dim else n for i, n in enumerate(tensor.shape)]

@@ -58,6 +58,8 @@ def rewritten(ctx: Context, node: Node, kept: Kept, varying: Varying) -> tuple[A
     args = list(node.args)
     for position, axis in ctx.numbers.get(node.index, {}).items():
         args[position] = size_after(axis, kept)
+    if name == "histc" and node.index in ctx.numbers:  # one bin for each position, the last one's number ends them
+        args[3] = args[1] - 1
     if node.index in ctx.rescaled:
         norm = ctx.rescaled[node.index]
         args += [None] * (norm.position + 1 - len(args))  # an epsilon that was left to torch

@@ -100,7 +100,8 @@ def verify(
     if record is None or not (record.surgery.edits or record.surgery.dropped):
         return Verdict("no unit was removed, so there is nothing to compare")
     if record.inexact:
-        return Verdict("a norm or a mean runs over fewer units than the masked model's (inexact='allow')", record.form)
+        why = "a norm, a mean or a router runs over fewer units than the masked model's, which zeros do not show"
+        return Verdict(why, record.form)
     try:
         check_same_model(model, record.shapes)
         small = _rebuilt(double_(copied(model)), record)

@@ -66,7 +66,7 @@ class _SameBatches:
 def final_ratio(words: Policy) -> float:
     """The share that a policy prunes in the end, where its schedule says so.
 
-    Where the allocation or n:m fixes the amount instead, any number does.
+    Where the allocation, n:m or a pattern fixes the amount instead, any number does.
     """
     final = schedule(words.schedule).final
     return 0.5 if final is None else final

@@ -86,7 +86,7 @@ def lr_schedule(name: str, arguments: Mapping[str, Any]) -> None:
 
 
 def granularity(value: Any) -> Any:
-    """`element`, `filter`, `2:4`, `vector(4, dim=1)`, …"""
+    """`element`, `filter`, `2:4`, `pattern(4, 8)`, `vector(4, dim=1)`, …"""
     prunus.granularity.granularity(_text(value, "a granularity, such as filter"))
     return value
 

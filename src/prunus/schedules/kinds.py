@@ -19,7 +19,7 @@ class Schedule(Protocol):
 
     @property
     def final(self) -> float | None:
-        """The fraction at the end; None where allocation or n:m says how much: it is progress then."""
+        """The fraction at the end; None where allocation, n:m or a pattern says how much: it is progress."""
 
     @property
     def unit(self) -> Unit:

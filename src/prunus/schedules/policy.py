@@ -9,7 +9,7 @@ from typing import Any
 from prunus.allocation import Allocator, allocator
 from prunus.criteria import Criterion, criterion
 from prunus.errors import InputError, NameNotFound, naming
-from prunus.granularity import COUPLED, NM, Granularity, TargetSpec, check_targets, granularity
+from prunus.granularity import COUPLED, FIXED, NM, Granularity, TargetSpec, check_targets, granularity
 from prunus.schedules.kinds import OneShot, Schedule, schedule
 from prunus.solvers import Solver, solver
 
@@ -53,8 +53,8 @@ class Policy:
         _check_round_to(self.round_to, kind)
         if self.name is not None and (not isinstance(self.name, str) or not self.name):
             raise InputError(f"name is {self.name!r}; a text is wanted")
-        if isinstance(kind, NM):
-            _check_nm(kind, when)
+        if isinstance(kind, FIXED):
+            _check_fixed(kind, when)
         elif when.final is None and not share.uses_progress:
             raise InputError(f"schedule.final is missing; allocation {share.name} needs a fraction such as 0.5")
 
@@ -85,9 +85,10 @@ def _check_round_to(round_to: Any, kind: Granularity) -> None:
         raise InputError(f"round_to is {round_to}, but {kind.name} is not rounded; only filter and channel are")
 
 
-def _check_nm(kind: NM, when: Schedule) -> None:
-    pruned = 1 - kind.n / kind.m
+def _check_fixed(kind: Granularity, when: Schedule) -> None:
     if not isinstance(when, OneShot):
         raise InputError(f"schedule: {kind.name} is whole or not at all, never gradual; use kind: one_shot")
-    if when.final is not None and abs(when.final - pruned) > 1e-9:
-        raise InputError(f"schedule.final is {when.final}, but {kind.name} prunes {pruned:g}; leave final out")
+    pruned = 1 - kind.n / kind.m if isinstance(kind, NM) else None
+    if when.final is not None and (pruned is None or abs(when.final - pruned) > 1e-9):
+        share = "a share of its own" if pruned is None else f"{pruned:g}"
+        raise InputError(f"schedule.final is {when.final}, but {kind.name} prunes {share}; leave final out")

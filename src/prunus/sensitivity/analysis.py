@@ -15,7 +15,7 @@ from prunus.axes import unwrapped
 from prunus.criteria import Criterion, collect_for, score_target
 from prunus.criteria import criterion as read_criterion
 from prunus.errors import InputError, TrainingError
-from prunus.granularity import NM, Granularity, Target, TargetSpec, find_targets
+from prunus.granularity import FIXED, NM, Granularity, Target, TargetSpec, find_targets
 from prunus.granularity import granularity as read_granularity
 from prunus.granularity.targets import GraphLike
 from prunus.plans import named_state
@@ -60,8 +60,9 @@ def perform_sensitivity_analysis(
     Source: Han et al. 2015 (arXiv:1506.02626), Li et al. 2017 (arXiv:1608.08710), section 3.2.
     """
     kind, judge = read_granularity(granularity), read_criterion(criterion)
-    steps, plain = _levels(kind, levels), unwrapped(model)
+    plain = unwrapped(model)
     chosen = find_targets(plain, kind, targets, graph)
+    steps = _levels(kind, levels, chosen)
     cells = CellStore(store, fingerprint(plain, kind.name, judge.name, "coupled" if graph is not None else "single"))
     seen = collect_for(plain, judge, chosen, calibration(data, loss))
     jobs = [(None, 0.0), *((target, level) for target in chosen for level in steps)]
@@ -74,9 +75,13 @@ def perform_sensitivity_analysis(
     return _curves(cells, kind, judge, steps, chosen)
 
 
-def _levels(kind: Granularity, levels: Sequence[float]) -> tuple[float, ...]:
+def _levels(kind: Granularity, levels: Sequence[float], chosen: Sequence[Target]) -> tuple[float, ...]:
+    """Return the levels to measure; where the granularity says how much, the one that it comes to over all targets."""
     if isinstance(kind, NM):
         return (1 - kind.n / kind.m,)
+    if isinstance(kind, FIXED):
+        units = [target.parts[0].units for target in chosen]
+        return (sum(each.fixed or 0 for each in units) / max(1, sum(each.num_units for each in units)),)
     checked = tuple(sorted({check_ratio("level", level) for level in levels}))
     if not checked:
         raise InputError("levels are empty; name at least one sparsity, such as 0.5")

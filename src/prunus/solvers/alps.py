@@ -28,8 +28,8 @@ class ALPS(QuadraticSolver):
     rho: the first penalty; every 3 rounds it grows by 1.3, 1.2 or 1.1, the more the support still changes, and
         it stops when that no longer does.
     rounds: at most so many. polish: at most so many conjugate gradient steps on the final mask.
-    Time (2·rounds + 2·polish)·R·C² and one eigendecomposition; peak memory 6·R·C and 5·C² in the working dtype,
-    float32 but for float64 weights.
+    Time (2·rounds + 2·polish)·R·C² and one eigendecomposition; 30 to 33 rounds on MiniLM's layers. Peak memory
+    8·R·C and 8·C² in the working dtype, float32 but for float64 weights (measured at 2048×2048: 260 MB).
     Source: Meng et al. 2024, arXiv:2406.07831, algorithms 1 and 2.
     """
 

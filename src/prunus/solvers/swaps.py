@@ -26,7 +26,7 @@ class Swaps(QuadraticSolver):
     refit: what mends the weights afterwards: `lstsq`, `admm`, or `none` to leave them as they are.
     A mask that is given alone is only refitted; `improve_mask` swaps within it.
     Time R·swaps per row·C²/4 and the refit's; peak memory C² float64, and 10 MB (or C²) for a batch of rows.
-    Source: Zimmer et al. 2025, SparseSwaps.
+    Source: Zimmer et al. 2025, arXiv:2512.10922; the refit is ours.
     """
 
     word: ClassVar[str] = "swaps"

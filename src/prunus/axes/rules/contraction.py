@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from prunus.axes.algebra import Axis, product
 from prunus.axes.context import Context, Value, because, frozen
 from prunus.axes.rules.registry import rule
+from prunus.axes.rules.routing import note_stack
 from prunus.axes.trace import Node, Ref
 
 
@@ -113,6 +114,8 @@ def matmul(ctx: Context, node: Node) -> Value:
     batch = batched(ctx, node, Value(x.dims[:-2], x.zero[:-2]), Value(y.dims[:-2], y.zero[:-2]))
     rows = (x.dims[-2:-1], x.zero[-2:-1])
     columns = (y.dims[-1:], y.zero[-1:]) if len(y.dims) > 1 else ((), ())
+    for operand in node.args[:2]:
+        note_stack(ctx, operand, range(len(ctx.value(operand).dims) - 2))
     if len(batch.dims) > 1 and not any(_is_weight(ctx, arg) for arg in node.args[:2]):  # attention, spelled out
         ctx.kinds.extend((axis, "head") for axis in batch.dims[1:])
         ctx.kinds.extend((axis, "head dim") for axis in (x.dims[-1], y.dims[-1]))
@@ -129,6 +132,8 @@ def _is_weight(ctx: Context, arg: object) -> bool:
 def baddbmm(ctx: Context, node: Node) -> Value:
     """bias (B, M, N) + x (B, M, K) @ y (B, K, N)."""
     bias, x, y = (ctx.value(a) for a in node.args[:3])
+    for operand in node.args[1:3]:
+        note_stack(ctx, operand, [0])
     ctx.contract(x.dims[2], x.zero[2], y.dims[1], y.zero[1], node)
     ctx.unify(x.dims[0], y.dims[0], node)
     dims = (x.dims[0], x.dims[1], y.dims[2])
@@ -192,7 +197,10 @@ def embedding(ctx: Context, node: Node) -> Value:
     """weight (V, E), indices (...) -> (..., E)."""
     w, indices = ctx.value(node.args[0]), ctx.value(node.args[1])
     ctx.role(node.args[0], "in", "out")
-    ctx.freeze(w.dims[0], "its rows are looked up by index", node)
+    if indices.points is None:
+        ctx.freeze(w.dims[0], "its rows are looked up by index", node)
+    else:
+        ctx.unify(w.dims[0], indices.points, node)
     ctx.kinds.append((w.dims[1], "hidden"))
     return Value((*indices.dims, w.dims[1]), (*(False for _ in indices.dims), w.zero[1]))
 
@@ -213,6 +221,10 @@ def einsum(ctx: Context, node: Node) -> Value:
             ctx.unify(found[0][0], axis, node)
         if letter not in right and not any(zero for _, zero in found):
             ctx.freeze(found[0][0], "a sum over it would lose terms that are not zero", node)
+    for operand, term in zip(node.args[1], terms, strict=True):
+        others = {c for other in terms if other is not term for c in other}
+        made, read = set(term) & set(right) - others, set(term) & others - set(right)
+        note_stack(ctx, operand, [i for i, c in enumerate(term) if made - {c} and read - {c}])
     ctx.macs.append(tuple(found[0][0] for found in uses.values()))
     return Value(tuple(uses[c][0][0] for c in right), tuple(any(z for _, z in uses[c]) for c in right))
 

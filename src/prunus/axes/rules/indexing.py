@@ -9,9 +9,9 @@ from prunus.axes.context import Context, Value, because, frozen, frozen_result
 from prunus.axes.rules.factories import is_all_zero
 from prunus.axes.rules.pointwise import base_name
 from prunus.axes.rules.registry import Result, rule
+from prunus.axes.rules.routing import TAKEN, take_chosen
 from prunus.axes.trace import Meta, Node, Ref
 
-TAKEN = "positions are taken by index"
 WRITTEN = "positions are written by index"
 
 
@@ -28,7 +28,8 @@ def index(ctx: Context, node: Node) -> Value:
     """
     x, indices = ctx.value(node.args[0]), node.args[1]
     used = [i for i, ref in enumerate(indices) if isinstance(ref, Ref)]
-    ctx.freeze([x.dims[i] for i in used], TAKEN, node)
+    for i in used:
+        take_chosen(ctx, node, node.args[0], i, ctx.value(indices[i]))
     rest = [i for i in range(len(x.dims)) if i not in used]
     new = _broadcast(ctx, node, [ctx.value(indices[i]) for i in used])
     place = _place(used)
@@ -59,7 +60,7 @@ def index_select(ctx: Context, node: Node) -> Value:
     """Take positions of one dimension: it becomes the dimension of the index tensor."""
     x, where = ctx.value(node.args[0]), ctx.value(node.args[2])
     dim = node.args[1] % len(x.dims)
-    ctx.freeze(x.dims[dim], TAKEN, node)
+    take_chosen(ctx, node, node.args[0], dim, where)
     axis = where.dims[0] if where.dims else Axis(1)
     return _replaced(x, dim, axis, False)
 
@@ -74,10 +75,10 @@ def gather(ctx: Context, node: Node) -> Value:
     names = ("indices", 1, 2) if "along" in node.op else ("index", 2, 1)
     x, where, dim = ctx.value(node.args[0]), ctx.value(node.arg(names[1], names[0])), node.arg(names[2], "dim")
     if dim is None:
-        ctx.freeze(x.dims, TAKEN, node)
+        ctx.freeze((*x.dims, *([] if where.points is None else [where.points])), TAKEN, node)
         return frozen(node.shape, because(TAKEN, node))
     dim %= len(x.dims)
-    ctx.freeze(x.dims[dim], TAKEN, node)
+    take_chosen(ctx, node, node.args[0], dim, where)
     dims: list[Axis] = []
     zero: list[bool] = []
     for i, (own, other) in enumerate(zip(x.dims, where.dims, strict=True)):
@@ -137,9 +138,12 @@ def scatter(ctx: Context, node: Node) -> Value:
     filler = node.arg(3, "value", node.kwargs.get("src", node.kwargs.get("source")))
     source = ctx.optional(filler)
     dim %= len(x.dims)
-    ctx.freeze(
-        (x.dims[dim], *(v.dims[dim] for v in (where, source) if v and len(v.dims) == len(x.dims))), WRITTEN, node
-    )
+    ctx.freeze([v.dims[dim] for v in (where, source) if v and len(v.dims) == len(x.dims)], WRITTEN, node)
+    chosen = where.points if "index_" not in node.op else None
+    if chosen is None:
+        ctx.freeze(x.dims[dim], WRITTEN, node)
+    else:
+        ctx.unify(x.dims[dim], chosen, node)
     ctx.freeze(where.dims if len(where.dims) != len(x.dims) or "index_" in node.op else (), WRITTEN, node)
     nothing = is_all_zero(ctx, filler)
     zero = [z and nothing for z in x.zero]
@@ -150,6 +154,7 @@ def scatter(ctx: Context, node: Node) -> Value:
         if source is not None and source.dims:
             sizes.append((source.dims[i], source.zero[i]))
         if i == dim:
+            zero[i] = x.zero[i] and (nothing or chosen is not None)  # nothing is written where positions go
             continue
         for other, _ in sizes:
             if other.size == own.size:
@@ -208,6 +213,10 @@ def _same_along_last(ctx: Context, mask: Ref) -> bool:
 def one_hot(ctx: Context, node: Node) -> Value:
     """One new last dimension, whose positions are what the numbers say."""
     x = ctx.value(node.args[0])
+    if x.points is not None and x.points.size == node.shape[-1] and len(node.args) > 1:
+        ctx.numbers.setdefault(node.index, {})[1] = x.points
+        return Value((*x.dims, x.points), (*(False for _ in x.dims), True))
+    ctx.freeze([] if x.points is None else x.points, "its positions are class numbers", node)
     classes = frozen(node.shape[-1:], because("its positions are class numbers", node))
     return Value((*x.dims, *classes.dims), (*(False for _ in x.dims), False))
 
@@ -265,7 +274,7 @@ def embedding_bag(ctx: Context, node: Node) -> Result:
     return tuple(values)
 
 
-@rule("aten.nonzero", "aten.nonzero_numpy", "aten.argwhere")
+@rule("aten.nonzero", "aten.nonzero_numpy", "aten.argwhere", "aten.where.default")
 def places(ctx: Context, node: Node) -> Result:
     """The numbers of the positions that are not zero."""
     ctx.freeze(ctx.value(node.args[0]).dims, "its positions are numbered", node)

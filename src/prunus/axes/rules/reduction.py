@@ -6,6 +6,7 @@ from prunus.axes.algebra import Axis
 from prunus.axes.context import Context, Value
 from prunus.axes.rules.registry import Result, rule
 from prunus.axes.rules.rms import of_mean
+from prunus.axes.rules.routing import best, is_routing, weighed
 from prunus.axes.trace import Meta, Node
 
 COUNTS = ("aten.mean", "aten.var", "aten.std")
@@ -23,6 +24,8 @@ def reduce(ctx: Context, node: Node) -> Result:
     """Reduce dimensions; zeros along the remaining ones stay zero for the reductions that map 0 to 0."""
     x = ctx.value(node.args[0])
     reduced = _reduced_dims(node, len(x.dims))
+    if node.op.startswith(("aten.max.dim", "aten.argmax")) and len(reduced) == 1 and is_routing(ctx, x, *reduced):
+        return best(ctx, node, x, *reduced)
     adds = node.op.startswith(SUMS) and _is_a_sum_of_powers(node, len(reduced))
     for dim in reduced:
         if not (adds and x.zero[dim]):
@@ -83,10 +86,20 @@ def _is_a_sum_of_powers(node: Node, num_reduced: int) -> bool:
     "aten.sort", "aten.argsort", "aten.topk", "aten.logcumsumexp", "aten.cummax", "aten.diff", "aten.msort",
 )  # fmt: skip
 def scan(ctx: Context, node: Node) -> Result:
-    """Mix along one dimension, which keeps all its positions; the others pass."""
+    """Mix along one dimension, which keeps all its positions; the others pass.
+
+    Running sums lose nothing where zeros go. A softmax and the largest k may be a router's.
+    """
     x = ctx.value(node.args[0])
     dim = node.arg(2 if "topk" in node.op or "diff" in node.op else 1, "dim", -1)
     dim = 0 if "msort" in node.op else -1 if isinstance(dim, bool) else dim
+    dim %= max(1, len(x.dims))
+    if node.op == "aten.cumsum" and x.zero[dim]:
+        return Value(x.dims, tuple(z and i != dim for i, z in enumerate(x.zero)))
+    if node.op in ("aten.softmax.int", "aten._softmax") and is_routing(ctx, x, dim):
+        return weighed(ctx, node, x, dim)
+    if node.op == "aten.topk" and node.arg(3, "largest", True) and is_routing(ctx, x, dim):
+        return best(ctx, node, x, dim)
     ctx.freeze(x.dims[dim], "its positions are mixed or ordered", node)
     metas = node.value if isinstance(node.value, tuple) else (node.value,)
     values = []
