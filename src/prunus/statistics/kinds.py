@@ -12,9 +12,9 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from prunus.errors import InputError
 from prunus.granularity import Piece
-from prunus.granularity.spelling import build, parse_call
+from prunus.granularity.registry import Registry
+from prunus.granularity.spelling import parse_call
 from prunus.statistics.calibration import Calibration
 from prunus.statistics.layers import Layer
 from prunus.statistics.store import Statistics
@@ -77,29 +77,10 @@ class OfTraining:
 
 Kind: TypeAlias = OfInputs | OfInputGradients | OfGradients | OfModel | OfTraining
 
-_REGISTRY: dict[str, Callable[..., Kind]] = {}
-
-
-def register(name: str, factory: Callable[..., Kind]) -> None:
-    """Make a statistic known by a name that a criterion's `needs` may hold.
-
-    factory: its arguments follow the name: `hessian(probes=8)` calls factory(probes=8).
-    Raises InputError for a name that is taken or is no word.
-    """
-    if not name.isidentifier():
-        raise InputError(f"statistic name {name!r} is no word; use letters, digits and underscores")
-    if _REGISTRY.setdefault(name, factory) is not factory:
-        raise InputError(f"statistic {name!r} is already registered; choose another name")
-
-
-def statistic(spec: str) -> Kind:
-    """Read a statistic by its name, with arguments as in `hessian(probes=8)`; raises NameNotFound."""
-    return build("statistic", spec, dict(_REGISTRY))
-
-
-def statistic_names() -> tuple[str, ...]:
-    """List every known name."""
-    return tuple(sorted(_REGISTRY))
+KNOWN: Registry[Kind] = Registry("statistic")
+register = KNOWN.register
+statistic_names = KNOWN.names
+statistic = KNOWN.read
 
 
 def word(spec: str) -> str:
