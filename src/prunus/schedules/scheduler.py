@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from prunus.axes import Graph, unwrapped
-from prunus.criteria import collect_for, criterion
+from prunus.criteria import collect_for, criterion, pieces_of
 from prunus.errors import InputError, NothingToPrune
 from prunus.granularity import find_targets
 from prunus.masks import MaskSet
@@ -105,7 +105,7 @@ class PruningScheduler:
         self._stop, self._guard, self._fold_constants = tuple(stop), guard, fold_constants
         self._courses = _courses(policies, model, graph, steps_per_epoch)
         self._calibration = calibration(data, loss)
-        _check_calibration(self._courses, self._calibration)
+        _check_criteria(self._courses, named_state(model), self._calibration)
         self._reason: str | None = None
         self._reference = None if guard is None else guard.reference
         self._reported = 0
@@ -345,9 +345,11 @@ def _courses(
     return list(courses.values())
 
 
-def _check_calibration(courses: Sequence[Course], calibration: Calibration | None) -> None:
+def _check_criteria(courses: Sequence[Course], tensors: Mapping[str, Tensor], calibration: Calibration | None) -> None:
     """Raise InputError now for what would otherwise be missing in the middle of training."""
     for course in courses:
+        for target in course.targets:
+            pieces_of(target, tensors, criterion(course.policy.criterion))
         observer = criterion(course.policy.criterion).name if needs_data(course) else course.policy.solver
         if calibration is None and observer is not None:
             raise InputError(
