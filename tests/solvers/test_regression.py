@@ -105,6 +105,26 @@ def test_units_of_several_columns_against_explicit_products(transposed):
             assert float(quadratic[i, j]) == pytest.approx(float((parts[i] * parts[j]).sum()))
 
 
+def test_units_of_a_convolution_against_explicit_channels():
+    """Channel c is nine columns; the third input channel belongs to no unit."""
+    conv = nn.Conv2d(3, 4, 3, stride=2, padding=1, bias=False).double()
+    (x,) = data(2, 3, 7, 7, number=1)
+    layer = readings(conv, ["weight"], Calibration([x]))["weight"]
+    problem = observed(layer, conv, conv, Calibration([x]), conv.weight.detach())
+    quadratic, linear, squares = unit_regression(problem, conv.weight.detach(), torch.tensor([[1], [0]]))
+
+    def part(channel):
+        only = torch.zeros_like(x)
+        only[:, channel] = x[:, channel]
+        return conv(only).detach()
+
+    for i, first in enumerate((1, 0)):
+        assert float(squares[i]) == pytest.approx(float(conv.weight[:, first].square().sum()))
+        assert float(linear[i]) == pytest.approx(float((part(first) * (part(0) + part(1))).sum()))
+        for j, second in enumerate((1, 0)):
+            assert float(quadratic[i, j]) == pytest.approx(float((part(first) * part(second)).sum()))
+
+
 def net():
     torch.manual_seed(1)
     return nn.Sequential(
