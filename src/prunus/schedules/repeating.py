@@ -145,7 +145,7 @@ class BaiduRNN:
 
     f_t = (t - t_0 + 1) / F before t_r = `ramp`, then (t_r - t_0 + 1 + k·(t - t_r + 1)) / F, with k = `steepness` and F
     such that the last action is at 1: the allocation says which threshold that is.
-    Source: Narang et al. 2017, arXiv:1704.05119, algorithm 1; k = 1.5 there, 2 for some layers.
+    Source: Narang et al. 2017, arXiv:1704.05119, algorithm 1; k from 1.5 to 2 there.
     """
 
     begin: Time | str | int | None = None
