@@ -101,7 +101,8 @@ def test_structure_thresholds_judge_groups_by_mean_or_maximum() -> None:
         assert {index for index, group in enumerate(weight) if not group.any()} == gone, (criteria, group_type)
 
 
-def test_structure_thresholds_are_in_their_own_unit_for_coupled_groups_too() -> None:
+@pytest.mark.parametrize(("limit", "gone"), [(0.25, [True, False, False]), (0.19, [False, False, False])])
+def test_structure_thresholds_are_in_their_own_unit_for_coupled_groups_too(limit: float, gone: list[bool]) -> None:
     """A residual stream goes where all its makers are below: nothing is normalised first."""
 
     class Residual(nn.Module):
@@ -117,9 +118,9 @@ def test_structure_thresholds_are_in_their_own_unit_for_coupled_groups_too() -> 
     model.a.weight.data = torch.tensor([[0.1, 0.1], [0.1, 0.1], [5.0, 5.0]])
     model.b.weight.data = torch.tensor([[0.2, 0.2, 0.2], [3.0, 3.0, 3.0], [0.2, 0.2, 0.2]])
     graph = trace(model, torch.ones(1, 2))
-    regimes = {"a.weight": [0.25, "Filters"]}
+    regimes = {"a.weight": [limit, "Filters"]}
     scheduler = run(model, made("StructureParameterPruner", model, reg_regims=regimes), graph=graph)
-    assert [units.tolist() for units in scheduler.pruned_units().values()] == [[True, False, False]]
+    assert [units.tolist() for units in scheduler.pruned_units().values()] == [gone]
 
 
 def test_regimes_of_several_group_types_are_a_policy_each() -> None:

@@ -139,6 +139,8 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(allocation: dict[str
         resumed_scheduler.epoch_end()
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, resumed.state_dict()[name]), name
+    for name, tensor in scheduler.masks.with_hidden(model.state_dict()).items():
+        assert torch.equal(tensor, resumed_scheduler.masks.with_hidden(resumed.state_dict())[name]), name
     left, right = scheduler.state_dict(), resumed_scheduler.state_dict()
     assert left["policies"]["element"]["measured"] == right["policies"]["element"]["measured"] != {}
     assert left["log"] == right["log"]
@@ -211,6 +213,7 @@ def test_hidden_values_return_when_their_source_lets_go_and_buffers_do_not_hide(
     saved = copy.deepcopy(masks.state_dict())
     masks.set_("a", {})
     assert layer.weight[0].tolist() == [2, -1, 4, -3, 6, 7]
+    layer.weight.data[0, :2] = 9
     masks.load_state_dict(saved)
     assert layer.weight[0].tolist() == [0, 0, 4, -3, 6, 7]
     masks.set_("a", {})
