@@ -9,10 +9,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prunus.allocation import Allocator, Budget, ScoredTarget, allocator, check_ratio, levelled, parse_budget
+from prunus.allocation import (
+    Allocator,
+    Budget,
+    ScoredTarget,
+    allocator,
+    check_ratio,
+    levelled,
+    measure_for,
+    parse_budget,
+    score_for,
+)
 from prunus.axes import Graph, Inexact, copied, trace, unwrapped
 from prunus.costs import Costs, Latency, compare, latency, measure
-from prunus.criteria import Criterion, collect_for, criterion, score_target
+from prunus.criteria import Criterion, collect_for, criterion
 from prunus.errors import InputError
 from prunus.granularity import (
     COUPLED,
@@ -68,7 +78,12 @@ def plan(
     found = find_targets(graph.model, kind, wanted, graph)
     tensors = named_state(graph.model)
     seen = collect_for(graph.model, rank, found, calibration(data, loss))
-    scored = {t.name: ScoredTarget.of(t, score_target(t, tensors, rank, seen).cpu(), round_to=round_to) for t in found}
+    scored = {
+        t.name: ScoredTarget.of(
+            t, score_for(share, t, tensors, rank, seen), round_to=round_to, measured=measure_for(share, t, tensors)
+        )
+        for t in found
+    }
 
     def counts(fraction: float) -> dict[str, int]:
         return levelled(share.counts(scored, fraction), graph.equal)

@@ -18,7 +18,7 @@ LAYERS = (
     {"criteria", "solvers"},
     {"allocation", "regularizers"},
     {"schedules"},
-    {"sensitivity", "runtimes", "oneshot", "permuting"},
+    {"sensitivity", "runtimes", "oneshot", "permuting", "distiller"},
     {"training"},
     {"recipes"},
     {"report"},

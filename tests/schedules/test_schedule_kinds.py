@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from prunus.errors import InputError, NameNotFound
 from prunus.schedules import AGP, Iterative, OneShot, Policy, Schedule, Time, schedule
-from prunus.schedules.kinds import with_whole_times
 from prunus.schedules.policy import policy
+from prunus.schedules.reading import with_whole_times
 
 
 @pytest.mark.parametrize(

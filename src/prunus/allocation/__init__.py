@@ -1,23 +1,31 @@
 """How much from each target: allocators, ratios, budgets."""
 
-from prunus.allocation.base import Allocator, ScoredTarget
+from prunus.allocation.base import Allocator, Measuring, Regrowing, ScoredTarget
 from prunus.allocation.budget import QUANTITIES, Budget, parse_budget
 from prunus.allocation.counts import check_ratio, levelled, num_pruned, with_floors
-from prunus.allocation.kinds import Global, PerLayer, Threshold, Uniform, allocator
+from prunus.allocation.kinds import Global, PerLayer, Uniform, allocator
+from prunus.allocation.scoring import measure_for, score_for
+from prunus.allocation.thresholds import Sensitivity, Splicing, Threshold
 
 __all__ = [
     "QUANTITIES",
     "Allocator",
     "Budget",
     "Global",
+    "Measuring",
     "PerLayer",
+    "Regrowing",
     "ScoredTarget",
+    "Sensitivity",
+    "Splicing",
     "Threshold",
     "Uniform",
     "allocator",
     "check_ratio",
     "levelled",
+    "measure_for",
     "num_pruned",
     "parse_budget",
+    "score_for",
     "with_floors",
 ]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from prunus.allocation.counts import with_floors
@@ -24,6 +25,8 @@ class ScoredTarget:
     round_to: the kept number is rounded up to a multiple of this.
     fixed: n:m's number of pruned units, whatever the fraction; else None.
     names: the names that patterns may match, the target's own first.
+    pruned: (U,) bool, what is pruned so far; nothing by default.
+    measured: what the allocator's `measure` found at the first pruning.
     """
 
     scores: Tensor
@@ -32,26 +35,29 @@ class ScoredTarget:
     round_to: int = 1
     fixed: int | None = None
     names: tuple[str, ...] = ()
+    pruned: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
+    measured: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if not self.pruned.numel():
+            object.__setattr__(self, "pruned", torch.zeros(self.scores.numel(), dtype=torch.bool))
         if isinstance(self.round_to, bool) or not isinstance(self.round_to, int) or self.round_to < 1:
             raise InputError(f"round_to is {self.round_to!r}; a whole number of at least 1 is wanted")
 
     @classmethod
-    def of(cls, target: Target, scores: Tensor, *, round_to: int = 1) -> ScoredTarget:
+    def of(cls, target: Target, scores: Tensor, *, round_to: int = 1, **known: Any) -> ScoredTarget:
         """Read weight, minimum, fixed number and names off the target.
 
         A target is structured when a unit is a whole slice of every tensor (filters, channels, coupled
         groups): one unit then stays, or the group's minimum. round_to counts for these only, the kept number
-        of single weights is not rounded.
+        of single weights is not rounded. known: `pruned` and `measured`, where there is something to know.
         """
         units = target.parts[0].units
         structured = target.group is not None or units.is_slice
         weight = 1.0 if target.group is not None else units.shape.numel() / max(1, units.num_units)
         names = (target.name, *(part.param for part in target.scored if part.param != target.name))
-        return cls(
-            scores, weight, target.minimum if structured else 0, round_to if structured else 1, units.fixed, names
-        )
+        floor, step = (target.minimum, round_to) if structured else (0, 1)
+        return cls(scores, weight, floor, step, units.fixed, names, **known)
 
     @property
     def num_units(self) -> int:
@@ -67,7 +73,10 @@ class ScoredTarget:
 
 @runtime_checkable
 class Allocator(Protocol):
-    """How much from each target."""
+    """How much from each target.
+
+    An attribute `is_absolute` that is True says that it compares scores with numbers in the criterion's own unit.
+    """
 
     @property
     def name(self) -> str:
@@ -84,3 +93,22 @@ class Allocator(Protocol):
 
     def counts(self, targets: Mapping[str, ScoredTarget], fraction: float) -> dict[str, int]:
         """Return the units to prune per target, in the order given; floors and rounding met."""
+
+
+@runtime_checkable
+class Measuring(Protocol):
+    """What an allocator has besides that reads the weights once, at its policy's first pruning."""
+
+    def measure(self, weights: Tensor) -> dict[str, float]:
+        """Return numbers to go by from then on, saved with the policy's state.
+
+        weights: the elements of a target's scored tensors, (n,), float32 or float64.
+        """
+
+
+@runtime_checkable
+class Regrowing(Protocol):
+    """What an allocator has besides that chooses the units itself, and may bring pruned ones back."""
+
+    def chosen(self, targets: Mapping[str, ScoredTarget], fraction: float) -> dict[str, Tensor]:
+        """Return the units to prune per target, (U,) bool."""

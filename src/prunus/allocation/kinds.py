@@ -1,11 +1,9 @@
-"""Uniform, per layer, global and by threshold."""
+"""Uniform, per layer, global; and every allocation by its name."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
@@ -13,6 +11,8 @@ from torch import Tensor
 
 from prunus.allocation.base import Allocator, ScoredTarget
 from prunus.allocation.counts import check_ratio, num_pruned
+from prunus.allocation.patterns import filled, matched
+from prunus.allocation.thresholds import Sensitivity, Splicing, Threshold
 from prunus.criteria.base import Normalise, normalised
 from prunus.errors import InputError, NameNotFound
 from prunus.selection import lowest_k
@@ -43,7 +43,7 @@ class PerLayer:
 
     def __post_init__(self) -> None:
         checked = {pattern: check_ratio(f"ratio of {pattern}", ratio) for pattern, ratio in self.ratios.items()}
-        object.__setattr__(self, "ratios", _filled("per_layer", checked))
+        object.__setattr__(self, "ratios", filled("per_layer", checked))
 
     @property
     def name(self) -> str:
@@ -55,7 +55,7 @@ class PerLayer:
 
         Raises NameNotFound when a pattern matches no target.
         """
-        given = _matched(self.ratios, targets)
+        given = matched(self.ratios, targets)
         return {
             name: target.bounded(num_pruned(given[name] * fraction, target.num_units)) if name in given else 0
             for name, target in targets.items()
@@ -98,46 +98,12 @@ class Global:
         return {name: target.bounded(chosen.get(name, 0)) for name, target in targets.items()}
 
 
-@dataclass(frozen=True)
-class Threshold:
-    """Prune every unit whose score is at most a given threshold; `*` is the default, the rest is left alone.
-
-    thresholds: pattern over target names to a score, in the criterion's own unit; |w| for `l1` on elements.
-    """
-
-    thresholds: Mapping[str, float]
-    uses_progress: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        for pattern, value in self.thresholds.items():
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
-                raise InputError(f"threshold of {pattern} is {value!r}; a number of at least 0 is wanted")
-        rest = {pattern: value for pattern, value in self.thresholds.items() if pattern != "*"}
-        default = {"*": self.thresholds["*"]} if "*" in self.thresholds else {}
-        object.__setattr__(self, "thresholds", _filled("threshold", rest | default))
-
-    @property
-    def name(self) -> str:
-        """`threshold`."""
-        return "threshold"
-
-    def counts(self, targets: Mapping[str, ScoredTarget], fraction: float) -> dict[str, int]:
-        """Return the units to prune per target; fraction: progress from 0 to 1, which scales every threshold.
-
-        Raises NameNotFound when a pattern other than `*` matches no target.
-        """
-        given = _matched(self.thresholds, targets)
-        return {
-            name: target.bounded(_at_most(target.scores, given[name] * fraction)) if name in given else 0
-            for name, target in targets.items()
-        }
-
-
 def allocator(spec: str | Mapping[str, Any] | Allocator) -> Allocator:
     """Read an allocator.
 
     spec: `uniform`, `global`, `{"global": {"normalise": "max"}}`, `{"per_layer": {pattern: ratio}}`,
-        `{"threshold": {pattern: threshold}}`, or an object with `name`, `uses_progress` and `counts`.
+        `{"threshold": {pattern: threshold}}`, `{"sensitivity": {pattern: q}}`, `{"splicing": {"sensitivities": {…},
+        "low": 0.9, "high": 1.1}}`, or an object with `name`, `uses_progress` and `counts`.
     Raises NameNotFound for an unknown name, InputError for anything else.
     """
     if isinstance(spec, str):
@@ -152,7 +118,8 @@ def allocator(spec: str | Mapping[str, Any] | Allocator) -> Allocator:
     return spec
 
 
-_KNOWN = ("uniform", "global", "per_layer", "threshold")
+_KNOWN = ("uniform", "global", "per_layer", "threshold", "sensitivity", "splicing")
+_OPTIONS = {"global": ("normalise",), "splicing": ("sensitivities", "low", "high")}
 
 
 def _named(name: str, options: object) -> Allocator:
@@ -164,41 +131,15 @@ def _named(name: str, options: object) -> Allocator:
         return PerLayer(options)
     if name == "threshold":
         return Threshold(options)
-    allowed = ("normalise",) if name == "global" else ()
+    if name == "sensitivity":
+        return Sensitivity(options)
+    allowed = _OPTIONS.get(name, ())
     for key in options:
         if key not in allowed:
             raise NameNotFound.of(f"option of allocation {name}", str(key), allowed)
+    if name == "splicing":
+        return Splicing(**options)
     return Global(**options) if name == "global" else Uniform()
-
-
-def _filled(name: str, values: dict[str, float]) -> Mapping[str, float]:
-    if not values:
-        raise InputError(f"allocation {name} is empty; name at least one pattern with its number")
-    return MappingProxyType(values)
-
-
-def _matched(given: Mapping[str, float], targets: Mapping[str, ScoredTarget]) -> dict[str, float]:
-    """Return the number of the first matching pattern per target; targets without one are left out."""
-    found: dict[str, float] = {}
-    used = set()
-    for name, target in targets.items():
-        hits = [p for p in given if _names_it(p, (name, *target.names))]
-        used.update(hits)
-        if hits:
-            found[name] = given[hits[0]]
-    for pattern in given:
-        if pattern not in used and pattern != "*":
-            raise NameNotFound.of("target", pattern, [a for n, t in targets.items() for a in (n, *t.names)])
-    return found
-
-
-def _names_it(pattern: str, names: Iterable[str]) -> bool:
-    """Match a name as written before it is read as a pattern: names of groups may hold brackets."""
-    return any(name == pattern or fnmatchcase(name, pattern) for name in names)
-
-
-def _at_most(scores: Tensor, threshold: float) -> int:
-    return int((scores <= threshold).sum())
 
 
 def _expendable(scores: Tensor, minimum: int) -> Tensor:

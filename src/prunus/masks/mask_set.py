@@ -14,18 +14,20 @@ from torch.utils.hooks import RemovableHandle
 from prunus.axes import unwrapped
 from prunus.errors import InputError
 from prunus.masks.bits import bits_for, fits, mask_, mask_gradient_
-from prunus.masks.state import after_closure, check_optimizer, forget_directions_, mask_state_
-from prunus.masks.tensors import check_overlap, checked_mask, find, storages
+from prunus.masks.hidden import Hidden
+from prunus.masks.state import around_closure, check_optimizer, forget_directions_, mask_state_
+from prunus.masks.tensors import Storage, check_overlap, checked_mask, find, storages
 
 Masks = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A masked tensor and its bits."""
+    """A masked tensor and its bits; those of its gradient and optimizer state spare what lives on hidden."""
 
     tensor: Tensor
     bits: Tensor
+    gradient_bits: Tensor
 
     @property
     def fits(self) -> bool:
@@ -70,6 +72,10 @@ class MaskSet:
     gives them the value that a channel of zeros drives them to.
 
     Infinite and nan gradients at pruned positions become zero like all others (see `masks.bits`).
+
+    A source may hide what it prunes instead of ending it: the model still computes with exact zeros, but during an
+    optimizer's step the hidden values are back in place, with their gradients and optimizer state, so that they are
+    trained as if they were not masked (dynamic network surgery's second copy of the weights).
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -78,6 +84,8 @@ class MaskSet:
         self._parameters = {id(parameter) for parameter in model.parameters()}
         self._sources: dict[str, dict[str, Tensor]] = {}
         self._masks: dict[str, Tensor] = {}
+        self._ending: dict[str, Tensor] = {}
+        self._hidden = Hidden()
         self._weights: list[Held] = []
         self._buffers: list[Held] = []
         self._attached: dict[int, Attached] = {}
@@ -92,17 +100,22 @@ class MaskSet:
         """Who has set masks, in the order of their first call."""
         return tuple(self._sources)
 
-    def set_(self, source: str, masks: Masks) -> None:
+    def set_(self, source: str, masks: Masks, *, hide: bool = False) -> None:
         """Replace the masks of one source, and zero weights and optimizer state at once.
 
         source: who asks, such as the name of a policy.
         masks: by parameter or buffer name (any of its names, if it is tied), boolean, True = kept, of the
         tensor's
-            shape. An empty mapping takes the source's masks away; freed weights grow again from zero.
+            shape. An empty mapping takes the source's masks away; freed weights grow again from zero, or from
+            their hidden value.
+        hide: whether what this source prunes lives on hidden, if no other source prunes it too. Parameters only.
         Raises NameNotFound, or InputError for a wrong shape or type; then nothing has changed.
         """
         checked = self._checked(masks)
-        self._replace({**self._sources, source: checked})
+        if hide:
+            self._check_parameters(checked)
+        hiding = self._hidden.sources - {source} | ({source} if hide else set())
+        self._replace({**self._sources, source: checked}, hiding)
         for attached in self._attached.values():
             forget_directions_(attached.optimizer)
 
@@ -140,15 +153,23 @@ class MaskSet:
         for held in self._weights:  # the first layer last: the optimizer then finds its gradient in the cache
             grad = held.tensor.grad
             if grad is not None:
-                mask_gradient_(grad, held.bits)
+                mask_gradient_(grad, held.gradient_bits)
 
     def sparsity(self) -> dict[str, float]:
         """Return the pruned share of every masked tensor, in [0, 1]."""
         return {name: 1.0 - _share(mask) for name, mask in self._masks.items()}
 
+    @torch.no_grad()
+    def with_hidden(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return tensors, by state-dict name, as they are with what hides behind masks in its place."""
+        return {name: self._hidden.shown(_first(self._storages, name), tensor) for name, tensor in tensors.items()}
+
     def state_dict(self) -> dict[str, Any]:
-        """Return copies of all masks as plain data: {"sources": {source: {name: boolean tensor}}}."""
-        return {"sources": {source: _copies(masks) for source, masks in self._sources.items()}}
+        """Return copies of all masks as plain data: {"sources": {source: {name: boolean tensor}}, "hidden": {…}}."""
+        return {
+            "sources": {source: _copies(masks) for source, masks in self._sources.items()},
+            "hidden": self._hidden.state_dict(),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put saved masks in force in the place of all present ones.
@@ -157,7 +178,11 @@ class MaskSet:
         """
         if not isinstance(state.get("sources"), Mapping):
             raise InputError("this is not the state of a MaskSet: it has no mapping `sources`")
-        self._replace({source: self._checked(masks) for source, masks in state["sources"].items()})
+        sources = {source: self._checked(masks) for source, masks in state["sources"].items()}
+        hidden = Hidden.of(state.get("hidden", {}), self._storages)
+        self._hidden.values.clear()
+        self._replace(sources, hidden.sources)
+        self._hidden = hidden
 
     def _checked(self, masks: Masks) -> dict[str, Tensor]:
         """Return copies under first names; masks of several names of one tensor intersect."""
@@ -170,19 +195,46 @@ class MaskSet:
             checked[storage.name] = mask if known is None else known & mask
         return checked
 
-    def _replace(self, sources: dict[str, dict[str, Tensor]]) -> None:
+    def _check_parameters(self, masks: Masks) -> None:
+        for name in masks:
+            if any(id(tensor) not in self._parameters for tensor in self._storages[name].tensors):
+                raise InputError(f"{name} is a buffer, which no optimizer trains; only parameters live on hidden")
+
+    @torch.no_grad()
+    def _replace(self, sources: dict[str, dict[str, Tensor]], hiding: frozenset[str] | set[str]) -> None:
+        self._show_()
+        self._hidden.values.clear()
         self._sources = {source: masks for source, masks in sources.items() if masks}
+        self._hidden.sources = frozenset(hiding) & set(self._sources)
         self._masks = _intersect(self._sources.values())
+        ending = [masks for name, masks in self._sources.items() if name not in self._hidden.sources]
+        self._ending = _intersect(ending) if self._hidden.sources else self._masks
         self._refresh()
+        self._hide_()
         self.apply_()
+
+    def _show_(self) -> None:
+        """Put what is hidden back into the weights."""
+        for name in self._hidden.values:
+            weight = self._storages[name].tensors[0]
+            weight.copy_(self._hidden.shown(name, weight))
+
+    def _hide_(self) -> None:
+        """Take aside what masks of hiding sources are about to zero."""
+        for name in {name for source in self._hidden.sources for name in self._sources[source]}:
+            weight = self._storages[name].tensors[0]
+            behind = ~self._masks[name] & self._ending.get(name, torch.ones_like(self._masks[name]))
+            self._hidden.take_(name, weight, behind)
 
     def _refresh(self) -> None:
         """Make the bits anew: the masks have changed, or the model has moved or changed its type."""
         self._weights, self._buffers = [], []
         for name, mask in self._masks.items():
+            ending = self._ending.get(name, torch.ones_like(mask))
             for tensor in self._storages[name].tensors:
                 held = self._weights if id(tensor) in self._parameters else self._buffers
-                held.append(Held(tensor, bits_for(mask, tensor)))
+                bits = bits_for(mask, tensor)
+                held.append(Held(tensor, bits, bits if ending is mask else bits_for(ending, tensor)))
         self._weights.reverse()
 
     @torch.no_grad()
@@ -199,16 +251,31 @@ class MaskSet:
     @torch.no_grad()
     def _mask_state_(self, optimizer: torch.optim.Optimizer) -> None:
         for held in self._weights:
-            mask_state_(optimizer, held.tensor, held.bits)
+            mask_state_(optimizer, held.tensor, held.gradient_bits)
 
     def _before_step(
         self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        with_action = after_closure(args, kwargs, self.mask_gradients_)
-        self.mask_gradients_()
-        return with_action
+        with_actions = around_closure(args, kwargs, self._before_closure, self._after_closure)
+        self._after_closure()
+        return with_actions
 
+    @torch.no_grad()
+    def _before_closure(self) -> None:
+        """Compute with the masks in force."""
+        if self._hidden.sources:
+            self._hide_()
+            self._mask_weights_()
+
+    @torch.no_grad()
+    def _after_closure(self) -> None:
+        """Step with gradients of what lives, shown or hidden."""
+        self.mask_gradients_()
+        self._show_()
+
+    @torch.no_grad()
     def _after_step(self, *_: Any) -> None:
+        self._hide_()
         self._mask_weights_()
         self._mask_buffers_()
 
@@ -227,3 +294,7 @@ def _copies(masks: Masks) -> dict[str, Tensor]:
 
 def _share(mask: Tensor) -> float:
     return int(mask.sum()) / mask.numel() if mask.numel() else 1.0
+
+
+def _first(by_name: Mapping[str, Storage], name: str) -> str:
+    return by_name[name].name if name in by_name else name

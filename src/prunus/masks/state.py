@@ -42,10 +42,10 @@ def check_optimizer(optimizer: object, parameters: set[int]) -> None:
         )
 
 
-def after_closure(
-    args: tuple[Any, ...], kwargs: dict[str, Any], action: Callable[[], None]
+def around_closure(
+    args: tuple[Any, ...], kwargs: dict[str, Any], before: Callable[[], None], after: Callable[[], None]
 ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-    """Return the arguments of `optimizer.step(closure)` with an action after every call of the closure.
+    """Return the arguments of `optimizer.step(closure)` with actions before and after every call of the closure.
 
     args: as a step pre-hook gets them, the optimizer first.
     Returns None, which leaves the arguments as they are, where there is no closure.
@@ -54,11 +54,12 @@ def after_closure(
     if closure is None:
         return None
 
-    def closure_then_action() -> Any:
+    def between() -> Any:
+        before()
         loss = closure()
-        action()
+        after()
         return loss
 
     if "closure" in kwargs:
-        return args, {**kwargs, "closure": closure_then_action}
-    return (args[0], closure_then_action, *args[2:]), kwargs
+        return args, {**kwargs, "closure": between}
+    return (args[0], between, *args[2:]), kwargs

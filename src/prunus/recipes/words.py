@@ -104,7 +104,7 @@ def criterion(value: Any) -> Any:
 
 
 def allocation(value: Any) -> Any:
-    """`uniform`, `global`, `{per_layer: …}`, `{threshold: …}`."""
+    """`uniform`, `global`, `{per_layer: …}`, `{threshold: …}`, …"""
     prunus.allocation.allocator(value)
     return value
 
@@ -187,7 +187,7 @@ def file_name(value: Any) -> Any:
 def controls(names: Sequence[str], allocations: Sequence[Any]) -> None:
     """A control prunes as much as the policies do; a threshold says how much only for its own criterion."""
     for allocation in allocations:
-        if names and isinstance(allocation, Mapping) and "threshold" in allocation:
+        if names and getattr(prunus.allocation.allocator(allocation), "is_absolute", False):
             raise InputError("controls: a threshold is in its criterion's own unit, so random scores cannot meet it")
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from prunus.allocation import ScoredTarget, allocator, levelled
-from prunus.criteria import criterion, score_target
+from prunus.allocation import Regrowing, ScoredTarget, allocator, levelled, measure_for, score_for
+from prunus.criteria import criterion
 from prunus.errors import TrainingError
 from prunus.granularity import Target
 from prunus.schedules.kinds import Schedule
@@ -19,7 +19,11 @@ from prunus.statistics import Statistics
 
 @dataclass
 class Course:
-    """A policy under way: its targets, the fraction reached, the pruned units per target, (U,) bool."""
+    """A policy under way.
+
+    fraction: the one reached. pruned: the pruned units per target, (U,) bool. measured: per target, what the allocator
+    found at the first pruning.
+    """
 
     name: str
     policy: Policy
@@ -27,10 +31,23 @@ class Course:
     targets: Sequence[Target]
     fraction: float = 0.0
     pruned: dict[str, Tensor] = field(default_factory=dict)
+    measured: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for target in self.targets:
             self.pruned.setdefault(target.name, torch.zeros(target.num_units, dtype=torch.bool))
+
+    @property
+    def regrows(self) -> bool:
+        """Whether what is pruned may come back."""
+        return isinstance(allocator(self.policy.allocation), Regrowing)
+
+    def measure_(self, tensors: Mapping[str, Tensor]) -> None:
+        """Note what the allocator goes by, unless that is done."""
+        share = allocator(self.policy.allocation)
+        for target in self.targets:
+            if target.name not in self.measured:
+                self.measured[target.name] = measure_for(share, target, tensors)
 
     @property
     def num_pruned(self) -> int:
@@ -51,20 +68,28 @@ def choose(
     equal: Sequence[Sequence[str]] = (),
     statistics: Statistics | None = None,
 ) -> dict[str, Tensor]:
-    """Return the units to prune per target at a fraction, (U,) bool; what is pruned stays pruned.
+    """Return the units to prune per target at a fraction, (U,) bool; what is pruned stays so unless it regrows.
 
-    equal: sets of groups that must lose equally many units (`Graph.equal`). statistics: what the criterion needs.
+    course: has measured what its allocator goes by. equal: sets of groups that must lose equally many units
+    (`Graph.equal`). statistics: what the criterion needs.
     Raises TrainingError, naming the target, where weights are nan.
     """
     policy = course.policy
     rank, share = criterion(policy.criterion), allocator(policy.allocation)
     scored = {}
     for target in course.targets:
-        scores = _checked(target, score_target(target, tensors, rank, statistics).cpu())
-        ranked = _with_pruned_lowest(scores, course.pruned[target.name])
-        scored[target.name] = ScoredTarget.of(target, ranked, round_to=policy.round_to)
+        scores = _checked(target, score_for(share, target, tensors, rank, statistics))
+        before = course.pruned[target.name]
+        ranked = scores if course.regrows else _with_pruned_lowest(scores, before)
+        measured = course.measured.get(target.name, {})
+        scored[target.name] = ScoredTarget.of(
+            target, ranked, round_to=policy.round_to, pruned=before, measured=measured
+        )
     progress = fraction / (course.schedule.final or 1.0)
-    counts = levelled(share.counts(scored, progress if share.uses_progress else fraction), equal)
+    due = progress if share.uses_progress else fraction
+    if isinstance(share, Regrowing):
+        return share.chosen(scored, due)
+    counts = levelled(share.counts(scored, due), equal)
     return {t.name: _pick(t, scored[t.name].scores, counts[t.name], course.pruned[t.name]) for t in course.targets}
 
 

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from prunus.allocation import Allocator, allocator
+from prunus.allocation import Allocator, Regrowing, allocator
 from prunus.criteria import Criterion, criterion
 from prunus.errors import InputError, NameNotFound, naming
 from prunus.granularity import COUPLED, FIXED, NM, Granularity, TargetSpec, check_targets, granularity
-from prunus.schedules.kinds import OneShot, Schedule, schedule
+from prunus.schedules.kinds import OneShot, Schedule
+from prunus.schedules.reading import schedule
 from prunus.solvers import Solver, solver
 
 
@@ -21,7 +22,8 @@ class Policy:
     granularity: `element`, `filter`, `2:4`, …, or an object. schedule: a mapping such as
         `{kind: agp, final: 0.5, end: 3ep}`, or an object.
     targets: a name pattern, a list of them, or a mapping with kind, type, name, exclude; `*` is every weight.
-    criterion: `l1`, `l2`, … allocation: `uniform`, `global`, `{per_layer: {…}}`, `{threshold: {…}}`.
+    criterion: `l1`, `l2`, … allocation: `uniform`, `global`, `{per_layer: {…}}`, `{threshold: {…}}`,
+        `{sensitivity: {…}}`, `{splicing: {…}}`.
     solver: mends the weights that are left after every pruning: `lstsq`, `admm`, `sparsegpt`, …; see
         `prunus.solvers`. round_to: filters and channels are kept in multiples of this.
     name: shown in the log, and the masks' source; the granularity by default.
@@ -53,6 +55,8 @@ class Policy:
         _check_round_to(self.round_to, kind)
         if self.name is not None and (not isinstance(self.name, str) or not self.name):
             raise InputError(f"name is {self.name!r}; a text is wanted")
+        if isinstance(share, Regrowing):
+            _check_regrowing(share, kind, self.solver)
         if isinstance(kind, FIXED):
             _check_fixed(kind, when)
         elif when.final is None and not share.uses_progress:
@@ -92,3 +96,13 @@ def _check_fixed(kind: Granularity, when: Schedule) -> None:
     if when.final is not None and (pruned is None or abs(when.final - pruned) > 1e-9):
         share = "a share of its own" if pruned is None else f"{pruned:g}"
         raise InputError(f"schedule.final is {when.final}, but {kind.name} prunes {share}; leave final out")
+
+
+def _check_regrowing(share: Allocator, kind: Granularity, mends: object) -> None:
+    if kind.name in COUPLED or isinstance(kind, FIXED):
+        raise InputError(
+            f"allocation: {share.name} brings pruned weights back, and {kind.name} has a rule of its own for what goes "
+            "together; use element, kernel, block or vector"
+        )
+    if mends is not None:
+        raise InputError(f"solver: {mends} mends what {share.name} may bring back; leave it out")

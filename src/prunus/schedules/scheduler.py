@@ -12,23 +12,23 @@ import torch
 from torch import Tensor, nn
 
 from prunus.axes import Graph, unwrapped
-from prunus.criteria import collect_for, criterion, pieces_of
+from prunus.criteria import collect_for, criterion
 from prunus.errors import InputError, NothingToPrune
-from prunus.granularity import find_targets
 from prunus.masks import MaskSet
 from prunus.plans import named_state
 from prunus.schedules.constants import fold_constants_
+from prunus.schedules.courses import check_criteria, check_first_metric, courses_of
 from prunus.schedules.decide import Course, choose, masks_of
 from prunus.schedules.figures import check_quantities, figure
 from prunus.schedules.guard import AccuracyGuard, Snapshot, check_metrics
-from prunus.schedules.kinds import schedule, with_whole_times
 from prunus.schedules.mending import mended_
-from prunus.schedules.observing import Observer, needs_data
+from prunus.schedules.observing import Observer
 from prunus.schedules.policy import Policy
+from prunus.schedules.repeating import Repeating
 from prunus.schedules.stop import Stop
 from prunus.schedules.threshold import MagnitudeParameterPruner
 from prunus.schedules.time import Unit
-from prunus.statistics import Calibration, Loss, calibration
+from prunus.statistics import Loss, calibration
 
 Event = dict[str, Any]
 _VERSION = 1
@@ -63,7 +63,7 @@ class PruningScheduler:
     A policy whose times are epochs acts when an epoch begins: epoch 0 when the scheduler is built, the
     next ones in `epoch_end`, after the metrics were judged. One whose times are steps acts once so many
     optimizer steps are done (a step that GradScaler skips is none). What a policy has pruned stays
-    pruned, at exactly zero, until `close`; several policies on one tensor add up.
+    pruned, at exactly zero, until `close`, unless its allocation splices; several policies on one tensor add up.
 
     graph: from `prunus.trace`; filters and channels are then pruned with all that hangs on them, and can
     be removed
@@ -103,14 +103,14 @@ class PruningScheduler:
         self.steps = 0
         self._model, self._optimizer, self._graph = model, optimizer, graph
         self._stop, self._guard, self._fold_constants = tuple(stop), guard, fold_constants
-        self._courses = _courses(policies, model, graph, steps_per_epoch)
+        self._courses = courses_of(policies, model, graph, steps_per_epoch)
         self._calibration = calibration(data, loss)
-        _check_criteria(self._courses, named_state(model), self._calibration)
+        check_criteria(self._courses, named_state(model), self._calibration)
         self._reason: str | None = None
         self._reference = None if guard is None else guard.reference
         self._reported = 0
         if guard is not None and guard.reference is None:
-            _check_first_metric(self._courses, steps_per_epoch)
+            check_first_metric(self._courses, steps_per_epoch)
         self.masks.attach(optimizer)
         self._observer = Observer(model, optimizer, self._courses)
         self._handle = optimizer.register_step_post_hook(lambda *_: self._step_done())
@@ -226,16 +226,25 @@ class PruningScheduler:
     def _step_done(self) -> None:
         self.steps += 1
         self._act("step", self.steps)
+        for course in self._courses:
+            when = course.schedule
+            within = isinstance(when, Repeating) and when.unit == "epoch" and when.acts_within(self.epoch, self.steps)
+            if self._reason is None and within:
+                self._prune(course, course.fraction)
 
     def _act(self, unit: Unit, now: int) -> None:
         for course in self._courses:
             if self._reason is None and course.schedule.unit == unit:
                 fraction = course.schedule.fraction(now)
-                if fraction > course.fraction:
+                again = isinstance(course.schedule, Repeating) and course.schedule.acts(now)
+                if fraction > course.fraction or again:
                     self._prune(course, fraction)
 
     def _prune(self, course: Course, fraction: float) -> None:
         tensors = named_state(self._model)
+        if course.regrows:
+            tensors = self.masks.with_hidden(tensors)
+        course.measure_(tensors)
         rank, gathered = criterion(course.policy.criterion), self._observer.gathered(course)
         seen = collect_for(self._model, rank, course.targets, self._calibration, gathered)
         equal = () if self._graph is None else self._graph.equal
@@ -245,10 +254,12 @@ class PruningScheduler:
             if self._fold_constants and self._graph is not None:
                 groups = {t.group: pruned[t.name] for t in course.targets if t.group is not None}
                 fold_constants_(self._model, self._graph, groups)
-            self.masks.set_(course.name, masks_of(course, pruned, tensors))
+            self.masks.set_(course.name, masks_of(course, pruned, tensors), hide=course.regrows)
         course.fraction, course.pruned = fraction, pruned
         if course.num_pruned > before:
             counted = {"fraction": fraction, "units": course.num_pruned, "of": course.num_units}
+            if self._repeats_the_last_note(course):
+                self.log.pop()
             self._note("pruned", policy=course.name, **counted, sparsity=self.sparsity, **facts)
             self._look_for_a_stop()
 
@@ -282,6 +293,12 @@ class PruningScheduler:
         pruning = {"masks": self.masks.state_dict(), "policies": self._progress()}
         return Snapshot.of(name, self._model, self._optimizer, pruning)
 
+    def _repeats_the_last_note(self, course: Course) -> bool:
+        """Whether this epoch has a line for it that nobody was shown: what acts at every step gets one per epoch."""
+        last = self.log[-1] if len(self.log) > self._reported else {}
+        is_same = last.get("policy") == course.name and last["epoch"] == self.epoch
+        return is_same and isinstance(course.schedule, Repeating)
+
     def _note(self, event: str, **facts: Any) -> None:
         self.log.append({"event": event, "epoch": self.epoch, "step": self.steps, **facts})
 
@@ -293,6 +310,7 @@ class PruningScheduler:
             course.name: {
                 "fraction": course.fraction,
                 "pruned": {name: units.clone() for name, units in course.pruned.items()},
+                "measured": {name: dict(values) for name, values in course.measured.items()},
             }
             for course in self._courses
         }
@@ -312,6 +330,7 @@ class PruningScheduler:
         for course in self._courses:
             course.fraction = saved[course.name]["fraction"]
             course.pruned = {name: units.clone() for name, units in saved[course.name]["pruned"].items()}
+            course.measured = {name: dict(values) for name, values in saved[course.name].get("measured", {}).items()}
 
     def _excuses(self) -> list[str]:
         """Say per policy why it has pruned nothing."""
@@ -322,57 +341,3 @@ class PruningScheduler:
             f"{len(course.targets)} targets comes to none; raise the fraction, or lower round_to or the threshold"
             for course, now in self._clocks()
         ]
-
-
-def _courses(
-    policies: Sequence[Policy | MagnitudeParameterPruner],
-    model: nn.Module,
-    graph: Graph | None,
-    steps_per_epoch: int | None,
-) -> list[Course]:
-    if not policies:
-        raise InputError("there are no policies; give at least one")
-    courses: dict[str, Course] = {}
-    for given in policies:
-        policy = given.policy() if isinstance(given, MagnitudeParameterPruner) else given
-        if not isinstance(policy, Policy):
-            raise InputError(f"{policy!r} is no policy; give prunus.Policy(granularity=…, schedule=…)")
-        if policy.name in courses:
-            raise InputError(f"two policies are named {policy.name!r}; choose another name for one of them")
-        name = policy.name or _free_name(policy, courses)
-        when = with_whole_times(schedule(policy.schedule), steps_per_epoch)
-        courses[name] = Course(name, policy, when, find_targets(model, policy.granularity, policy.targets, graph))
-    return list(courses.values())
-
-
-def _check_criteria(courses: Sequence[Course], tensors: Mapping[str, Tensor], calibration: Calibration | None) -> None:
-    """Raise InputError now for what would otherwise be missing in the middle of training."""
-    for course in courses:
-        for target in course.targets:
-            pieces_of(target, tensors, criterion(course.policy.criterion))
-        observer = criterion(course.policy.criterion).name if needs_data(course) else course.policy.solver
-        if calibration is None and observer is not None:
-            raise InputError(
-                f"policy {course.name!r}: {observer} observes the model on calibration data; give data=, and loss= "
-                "where it reads gradients"
-            )
-
-
-def _free_name(policy: Policy, taken: Mapping[str, Course]) -> str:
-    name = policy.granularity if isinstance(policy.granularity, str) else policy.granularity.name
-    number = 1 + sum(course.policy.name is None and course.name.split("#")[0] == name for course in taken.values())
-    return name if number == 1 else f"{name}#{number}"
-
-
-def _check_first_metric(courses: Sequence[Course], steps_per_epoch: int | None) -> None:
-    """Raise InputError where something is pruned before the first metric, which then is no reference."""
-    for course in courses:
-        if course.schedule.unit == "epoch":
-            early = course.schedule.fraction(0) > 0
-        else:
-            early = steps_per_epoch is None or course.schedule.fraction(steps_per_epoch) > 0
-        if early:
-            raise InputError(
-                f"policy {course.name!r} may prune before the first metric is seen, so the guard has nothing to "
-                "compare with; give guard.reference, the dense model's metric"
-            )
