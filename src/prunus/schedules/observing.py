@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from prunus.criteria import criterion, pieces_of
 from prunus.errors import InputError
-from prunus.masks.state import after_closure
+from prunus.masks.state import around_closure
 from prunus.plans import named_state
 from prunus.schedules.decide import Course
 from prunus.statistics import OfTraining, Statistics, statistic, wide
@@ -84,7 +84,7 @@ class Observer:
     def _before_step(
         self, _: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        with_action = after_closure(args, kwargs, self._observe)
+        with_action = around_closure(args, kwargs, lambda: None, self._observe)
         if with_action is None:
             self._observe()
         return with_action
