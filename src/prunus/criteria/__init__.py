@@ -1,5 +1,6 @@
 """Which units matter least: criteria return scores, none touches a weight."""
 
+from prunus.criteria.activations import MeanActivation, ZeroActivations
 from prunus.criteria.base import (
     Criterion,
     collect_for,
@@ -12,6 +13,7 @@ from prunus.criteria.base import (
 )
 from prunus.criteria.control import Random
 from prunus.criteria.first_order import Taylor
+from prunus.criteria.geometry import GeometricMedian
 from prunus.criteria.inputs import Wanda
 from prunus.criteria.magnitude import Magnitude, l1, l2, linf, lp
 from prunus.criteria.scaling import BatchNormScale
@@ -21,7 +23,11 @@ register("l1", l1)
 register("l2", l2)
 register("linf", linf)
 register("lp", lp)
+register("fpgm", GeometricMedian)
 register("random", Random)
+register("bernoulli", Random)
+register("apoz", ZeroActivations)
+register("mean_activation", MeanActivation)
 register("bn_scale", BatchNormScale)
 register("taylor", Taylor)
 register("wanda", Wanda)
@@ -29,10 +35,13 @@ register("wanda", Wanda)
 __all__ = [
     "BatchNormScale",
     "Criterion",
+    "GeometricMedian",
     "Magnitude",
+    "MeanActivation",
     "Random",
     "Taylor",
     "Wanda",
+    "ZeroActivations",
     "collect_for",
     "criterion",
     "criterion_names",
