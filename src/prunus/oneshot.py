@@ -319,8 +319,7 @@ def _decided(
     if decision.get("criterion") != "solver":
         made = plan(graph, data=seen, **decision)
         masked = made.mask(model)
-        weights = {name: mask for name, mask in made.keep_masks().items() if mask.dim() > 1}
-        return made, masked, mend_(masked, model, weights, chosen, seen, propagate=propagate)
+        return made, masked, mend_(masked, model, made.keep_masks(), chosen, seen, propagate=propagate)
     if not chosen.chooses:
         raise InputError(f"criterion is 'solver', but {chosen.name} only mends given zeros; name one, such as l2")
     kind = granularity(decision.get("granularity", "filter"))

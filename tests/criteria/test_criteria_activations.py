@@ -124,3 +124,44 @@ def test_without_a_known_reader_the_target_is_named(word, granularity):
     model, data = nn.Sequential(nn.Conv2d(3, 4, 3)).double(), batches()
     with pytest.raises(InputError, match=rf"0.weight: no weight that reads its units is known, so {word} has nothing"):
         scores_of(model, word, data, granularity=granularity)
+
+
+def fluctuation(model, data):
+    """FLAP as its paper writes it, per group: variance of each input times its column's energy, then z-scores."""
+    read = {"0": (4, 1), "4": (7, 4), "7": (9, 1)}
+    found = {}
+    for name, (reader, places) in read.items():
+        x, weight = read_by(model, reader, data), model[reader].weight.detach()
+        energy = weight.square().sum(0).reshape(x.shape[1], -1).sum(1)
+        metric = (x.var(0, correction=0) * energy).reshape(-1, places).sum(1)
+        found[name] = (metric - metric.mean()) / metric.std(correction=0)
+    return found
+
+
+def test_flap_is_the_standardised_fluctuation_of_the_output():
+    model, data = net(), batches()
+    found = scores_of(model, "flap", data, granularity="filter", graph=prunus.trace(model, data[0]))
+    for name, standardised in fluctuation(model, data).items():
+        torch.testing.assert_close(found[name], 1 + standardised)
+
+
+@pytest.mark.parametrize("allocation", ["global", {"global": {"normalise": "none"}}])
+@pytest.mark.parametrize("ratio", [0.2, 0.5])
+def test_flap_ranks_all_layers_together(allocation, ratio):
+    model, data = net(), batches()
+    graph = prunus.trace(model, data[0])
+    plan = prunus.plan(graph, ratio=ratio, criterion="flap", allocation=allocation, data=data)
+    scores = fluctuation(model, data)
+    gone = torch.zeros(18, dtype=torch.bool)
+    gone[torch.cat(list(scores.values())).argsort(stable=True)[: int(ratio * 18 + 0.5)]] = True
+    for (name, each), lost in zip(scores.items(), gone.split([6, 5, 7]), strict=True):
+        kept = plan.kept[name].tolist() if name in plan.kept else list(range(len(each)))
+        assert kept == (~lost).nonzero().flatten().tolist()
+
+
+def test_a_constant_unit_goes_however_large_it_is():
+    model, data = net(), batches()
+    with torch.no_grad():
+        model[7].weight[3], model[7].bias[3] = 0, 50
+    kept = prunus.plan(prunus.trace(model, data[0]), ratio=0.14, criterion="flap", targets="7.*", data=data).kept["7"]
+    assert sorted(set(range(7)) - set(kept.tolist())) == [3]

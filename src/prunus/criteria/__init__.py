@@ -13,8 +13,9 @@ from prunus.criteria.base import (
 )
 from prunus.criteria.control import Random
 from prunus.criteria.first_order import Taylor
+from prunus.criteria.fluctuation import Fluctuation
 from prunus.criteria.geometry import GeometricMedian
-from prunus.criteria.inputs import Wanda
+from prunus.criteria.inputs import RIA, Wanda
 from prunus.criteria.magnitude import Magnitude, l1, l2, linf, lp
 from prunus.criteria.scaling import BatchNormScale
 
@@ -31,10 +32,14 @@ register("mean_activation", MeanActivation)
 register("bn_scale", BatchNormScale)
 register("taylor", Taylor)
 register("wanda", Wanda)
+register("ria", RIA)
+register("flap", Fluctuation)
 
 __all__ = [
+    "RIA",
     "BatchNormScale",
     "Criterion",
+    "Fluctuation",
     "GeometricMedian",
     "Magnitude",
     "MeanActivation",
