@@ -162,6 +162,7 @@ def test_flap_ranks_all_layers_together(allocation, ratio):
 def test_a_constant_unit_goes_however_large_it_is():
     model, data = net(), batches()
     with torch.no_grad():
+        model[7].bias[:] = 3  # none is dead
         model[7].weight[3], model[7].bias[3] = 0, 50
     kept = prunus.plan(prunus.trace(model, data[0]), ratio=0.14, criterion="flap", targets="7.*", data=data).kept["7"]
     assert sorted(set(range(7)) - set(kept.tolist())) == [3]
