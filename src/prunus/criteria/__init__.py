@@ -17,6 +17,7 @@ from prunus.criteria.fluctuation import Fluctuation
 from prunus.criteria.geometry import GeometricMedian
 from prunus.criteria.inputs import RIA, Wanda
 from prunus.criteria.magnitude import Magnitude, l1, l2, linf, lp
+from prunus.criteria.regression import Reconstruction, ThiNet
 from prunus.criteria.scaling import BatchNormScale
 
 register("magnitude", Magnitude)
@@ -34,6 +35,8 @@ register("taylor", Taylor)
 register("wanda", Wanda)
 register("ria", RIA)
 register("flap", Fluctuation)
+register("reconstruction", Reconstruction)
+register("thinet", ThiNet)
 
 __all__ = [
     "RIA",
@@ -44,7 +47,9 @@ __all__ = [
     "Magnitude",
     "MeanActivation",
     "Random",
+    "Reconstruction",
     "Taylor",
+    "ThiNet",
     "Wanda",
     "ZeroActivations",
     "collect_for",
