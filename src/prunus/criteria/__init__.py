@@ -12,6 +12,7 @@ from prunus.criteria.base import (
     score_target,
 )
 from prunus.criteria.control import Random
+from prunus.criteria.depth import BlockInfluence
 from prunus.criteria.first_order import Taylor
 from prunus.criteria.fluctuation import Fluctuation
 from prunus.criteria.geometry import GeometricMedian
@@ -37,10 +38,12 @@ register("ria", RIA)
 register("flap", Fluctuation)
 register("reconstruction", Reconstruction)
 register("thinet", ThiNet)
+register("block_influence", BlockInfluence)
 
 __all__ = [
     "RIA",
     "BatchNormScale",
+    "BlockInfluence",
     "Criterion",
     "Fluctuation",
     "GeometricMedian",

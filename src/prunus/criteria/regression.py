@@ -68,7 +68,7 @@ def unit_problem(piece: Piece, statistics: Statistics) -> tuple[Tensor, Tensor]:
     inside = torch.stack([row.unique() for row in columns])
     at = inside.flatten()
     weight, gram = _diagonal(matrices), _diagonal(grams)
-    return weight[:, at].unflatten(1, inside.shape), gram[at][:, at]
+    return weight[:, at].reshape(-1, *inside.shape), gram[at][:, at]
 
 
 def _diagonal(blocks: Tensor) -> Tensor:

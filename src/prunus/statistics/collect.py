@@ -82,7 +82,7 @@ def _observe(
 ) -> None:
     """Differentiate the loss once, and add what each statistic makes of the gradients."""
     named = dict(model.named_parameters(remove_duplicate=False))
-    wanted = list(dict.fromkeys(piece.param for name in kinds for piece in requests[name] if piece.param in named))
+    wanted = list(dict.fromkeys(param for name in kinds for piece in requests[name] for param in piece.part.names))
     tensors = [named[name] for name in wanted] + [x for *_, x in followed]
     values = torch.autograd.grad(loss, tensors, allow_unused=True, materialize_grads=True)
     for (seen, place, layer, x), value in zip(followed, values[len(wanted) :], strict=True):
@@ -91,8 +91,8 @@ def _observe(
     for name, kind in kinds.items():
         for piece in requests[name]:
             key: Key = (name, piece.param, piece.target) if kind.by_unit else (name, piece.param)
-            if piece.param in gradients:
-                found.add_(key, kind.observe(piece, gradients[piece.param]))
+            if gradients.keys() >= set(piece.part.names):
+                found.add_(key, kind.observe(piece, piece.part.read(gradients)))
 
 
 Followed = tuple[OfInputGradients, Key, Layer, Tensor]
