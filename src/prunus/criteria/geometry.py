@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from prunus.errors import InputError
 from prunus.granularity import Piece
 from prunus.statistics import Statistics, wide
 
@@ -28,7 +29,12 @@ class GeometricMedian:
     needs: ClassVar[frozenset[str]] = frozenset()
 
     def score(self, piece: Piece, statistics: Statistics) -> Tensor:
-        """Return (U,)."""
+        """Return (U,); raises InputError for residual blocks, whose weights are not of one kind."""
+        if piece.part.role == "block":
+            raise InputError(
+                f"{piece.target}: between residual blocks of different weights there is no distance; choose l2 or "
+                "block_influence"
+            )
         table = wide(piece.table())
         chunks = torch.split(table, max(1, CHUNK // max(1, len(table))))
         # Not by way of products: their rounding is as large as the distances of units that are nearly equal.
