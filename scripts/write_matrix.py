@@ -1,4 +1,4 @@
-"""Write which criterion scores which granularity into docs/concepts/criteria.md, by trying every pair on a small net."""
+"""Write which criterion scores which granularity into docs/concepts/criteria.md, by trying all on a small net."""
 
 from __future__ import annotations
 
