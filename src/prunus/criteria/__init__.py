@@ -12,14 +12,18 @@ from prunus.criteria.base import (
     score_target,
 )
 from prunus.criteria.control import Random
+from prunus.criteria.curvature import OptimalBrainDamage, OptimalBrainSurgeon
 from prunus.criteria.depth import BlockInfluence
-from prunus.criteria.first_order import Taylor
+from prunus.criteria.first_order import Snip, Taylor, TaylorActivation
+from prunus.criteria.flow import Grasp, SynFlow
 from prunus.criteria.fluctuation import Fluctuation
 from prunus.criteria.geometry import GeometricMedian
 from prunus.criteria.inputs import RIA, Wanda
 from prunus.criteria.magnitude import Magnitude, l1, l2, linf, lp
 from prunus.criteria.regression import Reconstruction, ThiNet
 from prunus.criteria.scaling import BatchNormScale
+from prunus.criteria.training import Movement
+from prunus.criteria.woodfisher import WoodFisher
 
 register("magnitude", Magnitude)
 register("l1", l1)
@@ -33,6 +37,14 @@ register("apoz", ZeroActivations)
 register("mean_activation", MeanActivation)
 register("bn_scale", BatchNormScale)
 register("taylor", Taylor)
+register("taylor_activation", TaylorActivation)
+register("snip", Snip)
+register("grasp", Grasp)
+register("synflow", SynFlow)
+register("obd", OptimalBrainDamage)
+register("obs", OptimalBrainSurgeon)
+register("woodfisher", WoodFisher)
+register("movement", Movement)
 register("wanda", Wanda)
 register("ria", RIA)
 register("flap", Fluctuation)
@@ -47,13 +59,21 @@ __all__ = [
     "Criterion",
     "Fluctuation",
     "GeometricMedian",
+    "Grasp",
     "Magnitude",
     "MeanActivation",
+    "Movement",
+    "OptimalBrainDamage",
+    "OptimalBrainSurgeon",
     "Random",
     "Reconstruction",
+    "Snip",
+    "SynFlow",
     "Taylor",
+    "TaylorActivation",
     "ThiNet",
     "Wanda",
+    "WoodFisher",
     "ZeroActivations",
     "collect_for",
     "criterion",

@@ -82,12 +82,12 @@ def mend_(
             done.left[name] = "the inputs of a transposed convolution overlap in its outputs"
             continue
         follow = model if propagate == "sparse" else reference
-        problem = _observed(layer, follow, reference, calibration, dense[name])
+        problem = observed(layer, follow, reference, calibration, dense[name])
         if isinstance(solver, BiasShift):
             _move_bias_(tensors, problem, wanted, done)
         else:
             with naming(name):
-                solved = _solve(problem, dense[name], wanted[name], solver)
+                solved = solve_observed(problem, dense[name], wanted[name], solver)
             with_zeros = tensors[name] * solved.keep
             tensors[name].copy_(solved.weight)
             done.masks[name] = solved.keep
@@ -99,7 +99,7 @@ def mend_(
 
 
 @dataclass
-class _Problem:
+class LayerProblem:
     """min ‖X W'ᵀ − Y‖² of one layer, a group of channels at a time.
 
     gram: (groups, C, C), XᵀX. goal: (groups, R, C), YᵀX. energy: ‖Y‖².
@@ -115,6 +115,7 @@ class _Problem:
 
     @property
     def kind(self) -> Kind:
+        """The layer's kind, as `matrix_of` names it."""
         return _kind(self.layer)
 
     def matrices(self, weight: Tensor) -> Tensor:
@@ -150,15 +151,15 @@ def _kind(layer: Layer) -> Kind:
     return "conv1d_hf" if layer.is_transposed else "conv" if layer.kind == "conv" else "linear"
 
 
-def _observed(
+def observed(
     layer: Layer, model: nn.Module, reference: nn.Module, calibration: Calibration, weight: Tensor
-) -> _Problem:
+) -> LayerProblem:
     """Run both models over the data, and sum up what the layer reads in one and computes in the other."""
     columns, like = layer.num_columns, wide(weight)
     gram = like.new_zeros(layer.groups, columns, columns)
     w = matrix_of(like, _kind(layer), groups=layer.groups)
     sums = torch.zeros_like(w[:, 0], dtype=torch.float64), torch.zeros_like(w[..., 0], dtype=torch.float64)
-    problem = _Problem(layer, gram, torch.zeros_like(w), sums)
+    problem = LayerProblem(layer, gram, torch.zeros_like(w), sums)
     for batch in calibration.read(weight.device):
         dense = Reading.of(reference, layer.name, batch)
         seen = dense if model is reference else Reading.of(model, layer.name, batch)
@@ -173,7 +174,8 @@ def _observed(
     return problem
 
 
-def _solve(problem: _Problem, weight: Tensor, wanted: Request, solver: Solver) -> Solved:
+def solve_observed(problem: LayerProblem, weight: Tensor, wanted: Request, solver: Solver) -> Solved:
+    """Solve a layer for what was observed of it; weight: the dense one."""
     keep = wanted if isinstance(wanted, Tensor) else None
     return solve_layer(
         problem.target(weight).to(weight.dtype),
@@ -187,7 +189,9 @@ def _solve(problem: _Problem, weight: Tensor, wanted: Request, solver: Solver) -
     )
 
 
-def _move_bias_(tensors: Mapping[str, Tensor], problem: _Problem, wanted: Mapping[str, Request], done: Mending) -> None:
+def _move_bias_(
+    tensors: Mapping[str, Tensor], problem: LayerProblem, wanted: Mapping[str, Request], done: Mending
+) -> None:
     """Add what the layer's outputs miss on average to its bias, where that is not pruned itself."""
     name = problem.layer.name
     stem, dot, last = name.rpartition(".")
