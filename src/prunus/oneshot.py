@@ -28,11 +28,14 @@ from prunus.granularity import (
     COUPLED,
     FIXED,
     NM,
+    Depth,
     Element,
     Granularity,
+    JoinedUnits,
     Target,
     TargetSpec,
     as_list,
+    block_target,
     find_targets,
     granularity,
     group_targets,
@@ -65,8 +68,10 @@ def plan(
     graph: from `trace`; the criterion reads the weights of its model as they are now.
     ratio: the share of units (or elements) to remove, 0 <= ratio < 1; n:m and patterns need none. target: a budget
         instead, such as `macs=0.5`, `params<=2e6` or `sparsity=0.9`: the mildest ratio that meets it is found.
-    granularity: `filter` or `channel` remove coupled units and shrink the model; every other one zeroes elements.
-    targets: patterns, or a mapping such as `{"kind": "ffn"}`; see `prunus.granularity.group_targets`.
+    granularity: `filter` or `channel` remove coupled units and `layer` whole residual blocks, which shrinks the model;
+        every other one zeroes elements.
+    targets: patterns, or a mapping such as `{"kind": "ffn"}`; see `prunus.granularity.group_targets`. For `layer`,
+        patterns over the names of residual blocks.
     data, loss: batches, and a function (output, target) -> loss, for criteria that observe the model; see
         `prunus.statistics.Calibration`.
     protect: name patterns, or `{"kind": "head"}`, that stay whole. round_to: kept counts become multiples of it.
@@ -74,8 +79,8 @@ def plan(
     """
     kind, rank, share = _granularity(granularity), _criterion(criterion), allocator(allocation)
     wanted = _with_protection(targets, protect)
-    structured = kind.name in COUPLED
-    found = find_targets(graph.model, kind, wanted, graph)
+    by_depth = isinstance(kind, Depth)
+    found = [block_target(graph, wanted)] if by_depth else find_targets(graph.model, kind, wanted, graph)
     tensors = named_state(graph.model)
     seen = collect_for(graph.model, rank, found, calibration(data, loss))
     scored = {
@@ -95,7 +100,8 @@ def plan(
     else:
         budget = parse_budget(target)
         steps = {name: each.round_to for name, each in scored.items() if each.fixed is None}
-        chosen = _meet(budget, counts, _ruler(graph, budget, structured, found), graph.equal, steps)
+        ruler = _ruler(graph, budget, kind, found, scored)
+        chosen = _meet(budget, counts, ruler, graph.equal, steps)
     pruned = {t.name: t.parts[0].units.pick(scored[t.name].scores, chosen[t.name]) for t in found}
     provenance = {
         "granularity": kind.name,
@@ -104,7 +110,9 @@ def plan(
         **({} if ratio is None else {"ratio": ratio}),
         **({} if target is None else {"target": str(parse_budget(target))}),
     }
-    if structured:
+    if by_depth:
+        return Plan.from_pruned(graph, {}, provenance=provenance, dropped=_dropped(found[0], scored, chosen))
+    if kind.name in COUPLED:
         return Plan.from_pruned(graph, pruned, provenance=provenance)
     masks = {t.name: t.parts[0].units.scatter(pruned[t.name]) for t in found}
     return Plan.from_pruned(graph, {}, masks, provenance)
@@ -120,16 +128,32 @@ def _with_protection(targets: TargetSpec, protect: TargetSpec) -> TargetSpec:
     return {**fields, "exclude": [*as_list(fields.get("exclude", [])), *as_list(protect)]}
 
 
+def _dropped(target: Target, scored: Mapping[str, ScoredTarget], counts: Counts) -> tuple[str, ...]:
+    """Name the residual blocks that go: those with the lowest scores."""
+    units = target.parts[0].units
+    assert isinstance(units, JoinedUnits)
+    gone = units.pick(scored[target.name].scores, counts[target.name]).tolist()
+    return tuple(block.name for block, goes in zip(units.blocks, gone, strict=True) if goes)
+
+
 def _ruler(
-    graph: Graph, budget: Budget, structured: bool, targets: Sequence[Target]
+    graph: Graph,
+    budget: Budget,
+    kind: Granularity,
+    targets: Sequence[Target],
+    scored: Mapping[str, ScoredTarget],
 ) -> Callable[[Counts], tuple[float, float]]:
     """Return a function from counts to the budget's quantity, pruned and dense."""
+    by_depth, structured = isinstance(kind, Depth), isinstance(kind, Depth) or kind.name in COUPLED
     full = graph.size()
     elements = {t.name: t.parts[0].units.shape.numel() / max(1, t.num_units) for t in targets}
     total = sum(t.parts[0].units.shape.numel() for t in targets)
 
     def structured_size(counts: Counts) -> tuple[float, float]:
-        left = graph.size({name: graph[name].size - count for name, count in counts.items()})
+        if by_depth:
+            left = graph.size({}, _dropped(targets[0], scored, counts))
+        else:
+            left = graph.size({name: graph[name].size - count for name, count in counts.items()})
         if budget.quantity == "sparsity":
             return 1 - left.params / full.params, 0.0
         quantity = "params" if budget.quantity == "nnz" else budget.quantity
@@ -352,14 +376,17 @@ def _decided(
     if seen is None:
         raise InputError("a solver mends by what layers read; give data=, the batches they are shown")
     chosen = read_solver(mender)
+    if isinstance(granularity(decision.get("granularity", "filter")), Depth):
+        raise InputError(
+            f"{chosen.name} mends weights whose inputs are pruned, but layer leaves out whole blocks; omit it"
+        )
     asked = decision.get("criterion")
     if asked in _SELECTORS:
         return _regressed(graph, model, chosen, seen, decision, _SELECTORS[asked])
     if asked != "solver":
         made = plan(graph, data=seen, **decision)
         masked = made.mask(model)
-        weights = {name: mask for name, mask in made.keep_masks().items() if mask.dim() > 1}
-        return made, masked, mend_(masked, model, weights, chosen, seen, propagate=propagate)
+        return made, masked, mend_(masked, model, made.keep_masks(), chosen, seen, propagate=propagate)
     if not chosen.chooses:
         raise InputError(f"criterion is 'solver', but {chosen.name} only mends given zeros; name one, such as l2")
     kind = granularity(decision.get("granularity", "filter"))

@@ -7,6 +7,7 @@ from prunus.errors import InputError, NameNotFound
 from prunus.solvers import (
     ADMM,
     ALPS,
+    BiasShift,
     ExactOBS,
     LeastSquares,
     Pattern,
@@ -24,7 +25,7 @@ from solvers.problems import error, gram, layer, mask
 VARIANTS = ["admm(gradual=yes)", "sparsegpt(block=5)", "sparsegpt(refit=lstsq)", "swaps(refit=none)"]
 EVERY = [*solver_names(), *VARIANTS]
 CHOOSING = [spec for spec in EVERY if solver(spec).chooses]
-CLASSES = {made.__name__: made for made in (ADMM, ALPS, ExactOBS, LeastSquares, SparseGPT, Swaps)}
+CLASSES = {made.__name__: made for made in (ADMM, ALPS, BiasShift, ExactOBS, LeastSquares, SparseGPT, Swaps)}
 ROWS, COLUMNS = 7, 20
 
 
@@ -35,7 +36,7 @@ def problem():
 
 
 def test_the_promised_names_are_registered():
-    assert {"lstsq", "admm", "alps", "sparsegpt", "obs", "swaps"} <= set(solver_names())
+    assert {"lstsq", "admm", "alps", "bias", "sparsegpt", "obs", "swaps"} <= set(solver_names())
 
 
 @pytest.mark.parametrize("spec", EVERY)
@@ -48,7 +49,7 @@ def test_members_satisfy_the_protocol_and_read_back(spec):
 
 
 def test_choosers_and_refitters_are_told_apart():
-    assert set(EVERY) - set(CHOOSING) == {"admm", "lstsq"}
+    assert set(EVERY) - set(CHOOSING) == {"admm", "bias", "lstsq"}
 
 
 @pytest.mark.parametrize("spec", EVERY)
@@ -164,7 +165,7 @@ def test_choosing_beats_a_random_mask_refitted(spec, problem):
     assert solver(spec).solve(weight, g, density=0.5).error < control.error
 
 
-@pytest.mark.parametrize("spec", ["lstsq", "admm"])
+@pytest.mark.parametrize("spec", ["lstsq", "admm", "bias"])
 def test_a_solver_that_only_refits_says_so(spec, problem):
     weight, _, g = problem
     with pytest.raises(InputError, match=f"{spec} chooses no mask"):

@@ -17,7 +17,7 @@ from prunus.axes.algebra import Axis
 from prunus.axes.blocks import Block, find_blocks
 from prunus.axes.capture import capture
 from prunus.axes.constraints import settle
-from prunus.axes.context import Context, Inexact
+from prunus.axes.context import Context, Inexact, Value
 from prunus.axes.describe import describe
 from prunus.axes.following import Claim, claims, expert_counts, matches, solve
 from prunus.axes.groups import (
@@ -142,6 +142,15 @@ class Graph:
         if name not in by_name:
             raise NameNotFound.of("residual block", name, by_name)
         return by_name[name]
+
+    def feature_dim(self, block: str) -> int:
+        """Return the dimension of a residual block's output along which its parameters run; of several the last."""
+        value = self.context.values[self.block(block).result]
+        assert isinstance(value, Value)
+        state = [own for name, own in self.context.state.items() if name.startswith(f"{block}.")]
+        leaves = {leaf for own in state for axis in own.dims for leaf in axis.leaves()}
+        along = [dim for dim, axis in enumerate(value.dims) if leaves & set(axis.leaves())]
+        return along[-1] if along else len(value.dims) - 1
 
     def surgery(self, kept: Mapping[str, Tensor], dropped: Iterable[str] = ()) -> Surgery:
         """Return what removing all but the `kept` positions of each group means, and leaving blocks out."""

@@ -9,16 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from prunus.errors import InputError, NameNotFound, naming
-from prunus.granularity import Piece, Target
+from prunus.granularity import JoinedUnits, Piece, Target
 from prunus.granularity.registry import Registry
+from prunus.granularity.spelling import parse_call
 from prunus.plans import named_state
-from prunus.statistics import Calibration, Statistics, collect
+from prunus.statistics import Calibration, OfGradients, OfModel, Statistics, collect, statistic
 
 Normalise = Literal["mean", "none", "max", "gaussian"]
 Reduce = Literal["mean", "sum", "max", "first"]
 
 
-Reads = Literal["weights", "norms", "readers"]
+Reads = Literal["weights", "norms", "readers", "blocks"]
 
 
 @runtime_checkable
@@ -27,7 +28,7 @@ class Criterion(Protocol):
 
     An attribute `reads` says which tensors of a coupled target are scored: `weights` (also where there is none), the
     ones that the granularity names; `norms`, the scales of batch norms over the units; `readers`, the weights that
-    read the units.
+    read the units; `blocks`, residual blocks alone.
     """
 
     @property
@@ -84,6 +85,7 @@ def collect_for(
     tensors = named_state(model) if criterion.needs else {}
     pieces = [piece for target in targets if criterion.needs for piece in pieces_of(target, tensors, criterion)]
     with naming(criterion.name):
+        _check_blocks(pieces, criterion)
         return collect(model, dict.fromkeys(criterion.needs, pieces), calibration, gathered)
 
 
@@ -100,14 +102,36 @@ def pieces_of(target: Target, tensors: Mapping[str, Tensor], criterion: Criterio
         "weights": target.scored,
         "norms": tuple(part for part in target.parts if part.role == "norm"),
         "readers": tuple(part for part in target.parts if part.role == "in"),
+        "blocks": tuple(part for part in target.parts if part.role == "block"),
     }[reads]
     if not parts:
-        what = "batch norm scales its units" if reads == "norms" else "weight that reads its units is known"
+        what, instead = _MISSING[reads]
         raise InputError(
             f"{target.name}: no {what}, so {criterion.name} has nothing to read; choose other targets, granularity "
-            "filter with a traced graph, or another criterion"
+            f"{instead}, or another criterion"
         )
-    return [Piece(target.name, part, tensors[part.param].detach()) for part in parts]
+    return [Piece(target.name, part, part.read(tensors)) for part in parts]
+
+
+_MISSING = {
+    "weights": ("weight makes its units", "element"),
+    "norms": ("batch norm scales its units", "filter with a traced graph"),
+    "readers": ("weight that reads its units is known", "filter with a traced graph"),
+    "blocks": ("residual block is its unit", "layer"),
+}
+
+
+def _check_blocks(pieces: Iterable[Piece], criterion: Criterion) -> None:
+    """Raise InputError where residual blocks were to be scored by what is observed of single weights."""
+    for piece in pieces:
+        if isinstance(piece.part.units, JoinedUnits):
+            for name in criterion.needs:
+                kind = statistic(name)
+                if not isinstance(kind, OfGradients) and not (isinstance(kind, OfModel) and kind.of_blocks):
+                    raise InputError(
+                        f"{piece.target}: {parse_call('statistic', name).name} is observed of single weights, but its "
+                        "units are whole blocks; choose l2, taylor or block_influence, or another granularity"
+                    )
 
 
 def score_target(

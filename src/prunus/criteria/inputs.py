@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from prunus.errors import NameNotFound
+from prunus.errors import InputError, NameNotFound
 from prunus.granularity import Piece
-from prunus.statistics import Statistics, wide
+from prunus.solvers.layers import Kind, matrix_of, weight_of
+from prunus.statistics import Layer, Statistics, wide
 
 Compare = Literal["row", "layer"]
 
@@ -29,8 +30,7 @@ class Wanda:
     needs: ClassVar[frozenset[str]] = frozenset({"input_square"})
 
     def __post_init__(self) -> None:
-        if self.compare not in ("row", "layer"):
-            raise NameNotFound.of("comparison of wanda", str(self.compare), ("row", "layer"))
+        check_compare("wanda", self.compare)
 
     @property
     def name(self) -> str:
@@ -40,10 +40,42 @@ class Wanda:
     def score(self, piece: Piece, statistics: Statistics) -> Tensor:
         """Return (U,); of rows, their ranks divided by their length, which lie in [0, 1)."""
         saliency = wide(piece.tensor).abs() * input_norm(piece, statistics)
-        if self.compare == "row" and piece.part.units.num_units == piece.tensor.numel():
-            layer = statistics.layers[piece.param]
-            saliency = ranks(saliency, dim=1 if layer.is_transposed else 0)
-        return piece.table(saliency).sum(dim=1)
+        return compared(saliency, piece, statistics.layers[piece.param], self.compare)
+
+
+@dataclass(frozen=True)
+class RIA:
+    """Score (|w_ij| / Σ_i |w_ij| + |w_ij| / Σ_j |w_ij|) · ‖x_j‖₂^power, summed over the unit.
+
+    The first sum runs over the outputs, the second over the inputs: relative to both, so that no input or output is
+    lost whole. x_j and compare: as in `Wanda`. A row or column of zeros scores 0.
+    power: at least 0; at 0 the inputs do not count.
+    Source: Zhang et al. 2024 (ICLR), Plug-and-Play, equations 2 and 4.
+    """
+
+    compare: Compare = "row"
+    power: float = 0.5
+    needs: ClassVar[frozenset[str]] = frozenset({"input_square"})
+
+    def __post_init__(self) -> None:
+        check_compare("ria", self.compare)
+        if isinstance(self.power, bool) or not isinstance(self.power, (int, float)) or not 0 <= self.power < torch.inf:
+            raise InputError(f"power of ria is {self.power!r}; a finite number of at least 0 is wanted")
+
+    @property
+    def name(self) -> str:
+        """`ria`, with what is not at its default in brackets."""
+        given = [f"compare={self.compare}"] * (self.compare != "row") + [f"power={self.power}"] * (self.power != 0.5)
+        return f"ria({', '.join(given)})" if given else "ria"
+
+    def score(self, piece: Piece, statistics: Statistics) -> Tensor:
+        """Return (U,); of rows, their ranks divided by their length, which lie in [0, 1)."""
+        norms = input_norm(piece, statistics)
+        layer = statistics.layers[piece.param]
+        sizes = matrix_of(wide(piece.tensor).abs(), kind_of(layer), groups=layer.groups)
+        relative = _share(sizes, dim=1) + _share(sizes, dim=2)
+        saliency = weight_of(relative, kind_of(layer), layer.shape) * norms.pow(self.power)
+        return compared(saliency, piece, layer, self.compare)
 
 
 def input_norm(piece: Piece, statistics: Statistics) -> Tensor:
@@ -52,13 +84,33 @@ def input_norm(piece: Piece, statistics: Statistics) -> Tensor:
     return statistics.layers[piece.param].per_weight(norms).to(wide(piece.tensor).dtype)
 
 
-def ranks(scores: Tensor, *, dim: int) -> Tensor:
-    """Replace every score by its rank among those of the same position along `dim`, divided by their number.
+def compared(saliency: Tensor, piece: Piece, layer: Layer, compare: Compare) -> Tensor:
+    """Return the units' sums of a saliency of the weight's shape; of single weights by row: ranks within the output."""
+    if compare == "row" and piece.part.units.num_units == piece.tensor.numel():
+        rows = matrix_of(saliency, kind_of(layer), groups=layer.groups)
+        saliency = weight_of(ranks(rows), kind_of(layer), layer.shape)
+    return piece.table(saliency).sum(dim=1)
 
-    Ties: the lowest index has the lowest rank.
-    """
-    rows = scores.movedim(dim, 0).flatten(1)
-    order = rows.argsort(dim=1, stable=True)
-    places = torch.arange(rows.shape[1], dtype=rows.dtype, device=rows.device).expand_as(rows)
-    ranked = torch.empty_like(rows).scatter_(1, order, places) / max(1, rows.shape[1])
-    return ranked.reshape(scores.movedim(dim, 0).shape).movedim(0, dim)
+
+def check_compare(name: str, compare: str) -> None:
+    """Raise NameNotFound for another word than `row` and `layer`."""
+    if compare not in get_args(Compare):
+        raise NameNotFound.of(f"comparison of {name}", str(compare), get_args(Compare))
+
+
+def kind_of(layer: Layer) -> Kind:
+    """Return the layer's kind as `matrix_of` names it."""
+    return "conv1d_hf" if layer.is_transposed else layer.kind
+
+
+def ranks(scores: Tensor) -> Tensor:
+    """Replace every score by its rank along the last dim, divided by its length; ties: the lowest index is lowest."""
+    order = scores.argsort(dim=-1, stable=True)
+    places = torch.arange(scores.shape[-1], dtype=scores.dtype, device=scores.device).expand_as(scores)
+    return torch.empty_like(scores).scatter_(-1, order, places) / max(1, scores.shape[-1])
+
+
+def _share(sizes: Tensor, dim: int) -> Tensor:
+    """Divide by the sum along a dim; 0 where that is 0."""
+    total = sizes.sum(dim=dim, keepdim=True)
+    return sizes / torch.where(total > 0, total, torch.ones_like(total))

@@ -1,10 +1,13 @@
 """What goes together: units of a weight, and units of a coupled group."""
 
+from prunus.granularity.depth import LAYERS, block_target
+from prunus.granularity.joined import JoinedUnits, WholeBlock
 from prunus.granularity.kinds import (
     FIXED,
     NM,
     Block,
     Channel,
+    Depth,
     Element,
     Filter,
     Granularity,
@@ -31,12 +34,15 @@ from prunus.granularity.units import MemberUnits, NMUnits, TileUnits, Units
 __all__ = [
     "COUPLED",
     "FIXED",
+    "LAYERS",
     "NM",
     "Block",
     "Channel",
+    "Depth",
     "Element",
     "Filter",
     "Granularity",
+    "JoinedUnits",
     "Kernel",
     "MemberUnits",
     "NMUnits",
@@ -51,7 +57,9 @@ __all__ = [
     "TileUnits",
     "Units",
     "Vector",
+    "WholeBlock",
     "as_list",
+    "block_target",
     "check_targets",
     "find_targets",
     "granularity",

@@ -174,6 +174,20 @@ class Shape:
         return TileUnits(shape, (shape[0], *[1] * (len(shape) - 1)))
 
 
+@dataclass(frozen=True)
+class Depth:
+    """Whole residual blocks of a traced model, see `block_target`; single weights have no such units."""
+
+    name: ClassVar[str] = "layer"
+
+    def units(self, shape: torch.Size) -> Units:
+        """Raise InputError: a block is more than one weight."""
+        raise InputError(
+            "granularity layer leaves out whole residual blocks, at once, which `prunus.plan` and `prunus.prune` do; "
+            "choose another one for single weights and schedules"
+        )
+
+
 FIXED = (NM, Pattern, Tetris)
 """The granularities that say themselves how much is pruned, so that no ratio is asked for."""
 
@@ -182,7 +196,7 @@ def granularity(spec: str | Granularity) -> Granularity:
     """Read a granularity by its name.
 
     spec: `element`, `vector(4, dim=1)`, `vector(16, along=out)`, `block(4, 4)`, `2:4`, `pattern(4, 8)`, `tetris(…)`,
-        `shape`, `kernel`, `filter`, `channel`, or an object with `name` and `units`.
+        `shape`, `kernel`, `filter`, `channel`, `layer`, or an object with `name` and `units`.
     Raises NameNotFound for an unknown name, InputError for wrong arguments.
     """
     if not isinstance(spec, str):
@@ -223,5 +237,6 @@ _KNOWN: dict[str, Callable[..., Granularity]] = {
     "kernel": Kernel,
     "filter": Filter,
     "channel": Channel,
+    "layer": Depth,
     "n:m": NM,
 }

@@ -48,7 +48,7 @@ class Entry:
 
     def matches(self, pattern: str) -> bool:
         """Tell whether the pattern matches one of the names or a module around the parameter."""
-        return any(fnmatchcase(name, pattern) for alias in self.aliases for name in _prefixes(alias))
+        return any(is_inside(alias, pattern) for alias in self.aliases)
 
     def is_named(self, pattern: str) -> bool:
         """Tell whether the pattern matches one of the full names."""
@@ -135,6 +135,11 @@ def _entry(parameter: nn.Parameter, names: list[str], owners: list[nn.Module]) -
     is_embedding = bool(types & {"Embedding", "EmbeddingBag"})
     is_weight = parameter.dim() >= 2 and not is_embedding and any("weight" in n.rpartition(".")[2] for n in names)
     return Entry(names[0], tuple(names), frozenset(types - {"Module"}), is_weight)
+
+
+def is_inside(name: str, pattern: str) -> bool:
+    """Tell whether the pattern matches a dotted name, or that of a module around it."""
+    return any(fnmatchcase(prefix, pattern) for prefix in _prefixes(name))
 
 
 def _prefixes(name: str) -> list[str]:

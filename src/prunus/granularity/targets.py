@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
 from prunus.errors import InputError, NameNotFound
+from prunus.granularity.joined import JoinedUnits
 from prunus.granularity.kinds import Granularity
 from prunus.granularity.kinds import granularity as read_granularity
 from prunus.granularity.names import Selection, Spec, TargetSpec, catalogue, read, resolve
@@ -30,13 +31,24 @@ class Part:
     """One tensor of a target: its name in the state dict, its units, whether the score reads it.
 
     role: what the tensor is to the units: `out` makes them, `in` reads them, `norm` is a batch norm's scale of them,
-        `scale` any other number per unit; `own` where the units are pieces of the weight itself.
+        `scale` any other number per unit; `own` where the units are pieces of the weight itself; `block` where they are
+        residual blocks, whose weights are joined to one tensor of no name in the state dict.
     """
 
     param: str
     units: Units
     scored: bool
     role: str = "own"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The tensors that it consists of, by their names in the state dict."""
+        joined = self.units.blocks if isinstance(self.units, JoinedUnits) else ()
+        return tuple(name for block in joined for name in block.params) or (self.param,)
+
+    def read(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """Return the tensor of the shape that the units see, out of tensors by name."""
+        return self.units.join(tensors) if isinstance(self.units, JoinedUnits) else tensors[self.param].detach()
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,6 @@ def mended_(
         raise InputError(f"solver {policy.solver} mends by what layers read; give data=, the batches they are shown")
     before = copied(model)
     yield facts
-    weights = {name: mask for name, mask in masks.masks.items() if mask.dim() > 1 and not bool(mask.all())}
-    mending = mend_(model, before, weights, solver(policy.solver), calibration)
+    pruned = {name: mask for name, mask in masks.masks.items() if not bool(mask.all())}
+    mending = mend_(model, before, pruned, solver(policy.solver), calibration)
     facts["mended"] = mending.summary

@@ -3,6 +3,7 @@
 from prunus.solvers.admm import ADMM
 from prunus.solvers.alps import ALPS
 from prunus.solvers.base import Solved, Solver, register, solver, solver_names
+from prunus.solvers.bias import BiasShift
 from prunus.solvers.exact_obs import ExactOBS
 from prunus.solvers.layers import matrix_of, solve_layer, weight_of
 from prunus.solvers.least_squares import LeastSquares
@@ -13,12 +14,13 @@ from prunus.solvers.regression import Selector, regress_
 from prunus.solvers.sparsegpt import SparseGPT
 from prunus.solvers.swaps import Swaps, improve_mask
 
-for _member in (ADMM, ALPS, ExactOBS, LeastSquares, SparseGPT, Swaps):
+for _member in (ADMM, ALPS, BiasShift, ExactOBS, LeastSquares, SparseGPT, Swaps):
     register(_member.word, _member)
 
 __all__ = [
     "ADMM",
     "ALPS",
+    "BiasShift",
     "ExactOBS",
     "LeastSquares",
     "Mending",

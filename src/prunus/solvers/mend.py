@@ -9,9 +9,10 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from prunus.errors import NameNotFound, naming
+from prunus.errors import InputError, NameNotFound, naming
 from prunus.plans import named_state
 from prunus.solvers.base import Solved, Solver
+from prunus.solvers.bias import BiasShift
 from prunus.solvers.layers import Kind, matrix_of, solve_layer, weight_of
 from prunus.statistics import Calibration, Layer, Reading, readings, wide
 
@@ -62,7 +63,8 @@ def mend_(
     """Solve every weight that is wanted, in the order in which they run; `model` is changed in place.
 
     model: the pruned model, its zeros in place, in the dense shapes. reference: the dense one, unchanged.
-    wanted: weight name -> mask, density, or (n, m); the last two let the solver choose.
+    wanted: weight name -> mask, density, or (n, m); the last two let the solver choose. Masks of biases say which of
+        their entries stay 0, where the solver moves biases.
     propagate: `sparse` shows each layer what the pruned and mended layers before it hand on, and aims at the dense
         model's output, so that errors are made up for; two passes over the data per layer. `dense` shows it what the
         dense model hands on.
@@ -72,7 +74,8 @@ def mend_(
     if propagate not in get_args(Propagate):
         raise NameNotFound.of("word for propagate", str(propagate), get_args(Propagate))
     done = Mending()
-    order = readings(reference, wanted, calibration)
+    weights = [name for name, request in wanted.items() if not isinstance(request, Tensor) or request.dim() > 1]
+    order = readings(reference, weights, calibration)
     tensors, dense = named_state(model), named_state(reference)
     for number, (name, layer) in enumerate(order.items(), start=1):
         if layer.kind == "conv_transpose":
@@ -80,15 +83,18 @@ def mend_(
             continue
         follow = model if propagate == "sparse" else reference
         problem = observed(layer, follow, reference, calibration, dense[name])
-        with naming(name):
-            solved = solve_observed(problem, dense[name], wanted[name], solver)
-        with_zeros = tensors[name] * solved.keep
-        tensors[name].copy_(solved.weight)
-        done.masks[name] = solved.keep
-        done.errors[name] = (problem.error(with_zeros), problem.error(solved.weight))
+        if isinstance(solver, BiasShift):
+            _move_bias_(tensors, problem, wanted, done)
+        else:
+            with naming(name):
+                solved = solve_observed(problem, dense[name], wanted[name], solver)
+            with_zeros = tensors[name] * solved.keep
+            tensors[name].copy_(solved.weight)
+            done.masks[name] = solved.keep
+            done.errors[name] = (problem.error(with_zeros), problem.error(solved.weight))
         if progress is not None:
             progress(number, len(order), name)
-    done.left.update({name: "it reads nothing that could be observed" for name in wanted if name not in order})
+    done.left.update({name: "it reads nothing that could be observed" for name in weights if name not in order})
     return done
 
 
@@ -97,17 +103,20 @@ class LayerProblem:
     """min ‖X W'ᵀ − Y‖² of one layer, a group of channels at a time.
 
     gram: (groups, C, C), XᵀX. goal: (groups, R, C), YᵀX. energy: ‖Y‖².
+    sums: (groups, C), of X, and (groups, R), of Y, float64. rows: T.
     """
 
     layer: Layer
     gram: Tensor
     goal: Tensor
+    sums: tuple[Tensor, Tensor]
     energy: float = 0.0
+    rows: int = 0
 
     @property
     def kind(self) -> Kind:
         """The layer's kind, as `matrix_of` names it."""
-        return "conv1d_hf" if self.layer.is_transposed else "conv" if self.layer.kind == "conv" else "linear"
+        return _kind(self.layer)
 
     def matrices(self, weight: Tensor) -> Tensor:
         """Return the weight as (groups, R, C)."""
@@ -118,6 +127,12 @@ class LayerProblem:
         w = self.matrices(weight).double()
         change = ((w @ self.gram.double() - 2 * self.goal.double()) * w).sum() + self.energy
         return max(0.0, float(change)) / self.energy if self.energy else 0.0
+
+    def missing(self, weight: Tensor) -> Tensor:
+        """Return the mean of Y − X W'ᵀ, (groups · R,) float64: the constant that makes up for most of it."""
+        read, computed = self.sums
+        given = torch.einsum("gc,grc->gr", read, self.matrices(weight).double())
+        return (computed - given).flatten() / max(1, self.rows)
 
     def target(self, weight: Tensor) -> Tensor:
         """Return the unpruned weights that come nearest to Y, of the weight's shape.
@@ -132,15 +147,19 @@ class LayerProblem:
         return weight_of(found.to(self.gram.dtype), self.kind, weight.shape)
 
 
+def _kind(layer: Layer) -> Kind:
+    return "conv1d_hf" if layer.is_transposed else "conv" if layer.kind == "conv" else "linear"
+
+
 def observed(
     layer: Layer, model: nn.Module, reference: nn.Module, calibration: Calibration, weight: Tensor
 ) -> LayerProblem:
     """Run both models over the data, and sum up what the layer reads in one and computes in the other."""
     columns, like = layer.num_columns, wide(weight)
     gram = like.new_zeros(layer.groups, columns, columns)
-    problem = LayerProblem(layer, gram, torch.empty(0))
-    w = problem.matrices(weight)
-    problem.goal = torch.zeros_like(w)
+    w = matrix_of(like, _kind(layer), groups=layer.groups)
+    sums = torch.zeros_like(w[:, 0], dtype=torch.float64), torch.zeros_like(w[..., 0], dtype=torch.float64)
+    problem = LayerProblem(layer, gram, torch.zeros_like(w), sums)
     for batch in calibration.read(weight.device):
         dense = Reading.of(reference, layer.name, batch)
         seen = dense if model is reference else Reading.of(model, layer.name, batch)
@@ -148,6 +167,9 @@ def observed(
             y = x_dense @ w.mT
             gram.baddbmm_(x.mT, x)
             problem.goal.baddbmm_(y.mT, x)
+            sums[0].add_(x.sum(dim=1, dtype=torch.float64))
+            sums[1].add_(y.sum(dim=1, dtype=torch.float64))
+            problem.rows += x.shape[1]
             problem.energy += float(y.square().sum(dtype=torch.float64))
     return problem
 
@@ -165,3 +187,27 @@ def solve_observed(problem: LayerProblem, weight: Tensor, wanted: Request, solve
         density=wanted if isinstance(wanted, float) else None,
         pattern=wanted if isinstance(wanted, tuple) else None,
     )
+
+
+def _move_bias_(
+    tensors: Mapping[str, Tensor], problem: LayerProblem, wanted: Mapping[str, Request], done: Mending
+) -> None:
+    """Add what the layer's outputs miss on average to its bias, where that is not pruned itself."""
+    name = problem.layer.name
+    stem, dot, last = name.rpartition(".")
+    bias = f"{stem}{dot}{last.replace('weight', 'bias')}"
+    keep, inside = wanted[name], wanted.get(bias)
+    if not isinstance(keep, Tensor):
+        raise InputError(f"{name}: bias chooses no mask; give one, or take sparsegpt or alps")
+    weight = tensors[name] * keep
+    missing = problem.missing(weight)
+    if bias == name or bias not in tensors or tensors[bias].shape != missing.shape:
+        done.left[name] = "it has no bias"
+        return
+    if isinstance(inside, Tensor):
+        missing = missing * inside
+    tensors[bias].add_(missing.to(tensors[bias].dtype))
+    before = problem.error(weight)
+    gained = problem.rows * float(missing.square().sum())
+    done.errors[name] = (before, max(0.0, before - gained / problem.energy) if problem.energy else 0.0)
+    done.masks[name] = keep

@@ -125,15 +125,16 @@ def _observe(
 ) -> tuple[Tensor, ...]:
     """Differentiate the loss once, add what each statistic makes of it, and return the gradients at the inputs."""
     named = dict(model.named_parameters(remove_duplicate=False))
-    wanted = list(dict.fromkeys(piece.param for name in kinds for piece in requests[name] if piece.param in named))
+    own = (param for name in kinds for piece in requests[name] for param in piece.part.names)
+    wanted = [param for param in dict.fromkeys(own) if param in named]
     tensors = [named[name] for name in wanted] + list(inputs)
     values = torch.autograd.grad(loss, tensors, allow_unused=True, materialize_grads=True) if tensors else ()
     gradients = dict(zip(wanted, values, strict=False))
     for name, kind in kinds.items():
         for piece in requests[name] if kind.by_unit else _once(requests[name]):
             key: Key = (name, piece.param, piece.target) if kind.by_unit else (name, piece.param)
-            if piece.param in gradients:
-                found.add_(key, kind.observe(piece, gradients[piece.param]))
+            if gradients.keys() >= set(piece.part.names):
+                found.add_(key, kind.observe(piece, piece.part.read(gradients)))
     return values[len(wanted) :]
 
 

@@ -60,9 +60,11 @@ class OfModel:
     """Whatever runs the model in its own way.
 
     collect_: (model in eval mode, pieces, calibration, statistics, name) -> None; adds to the statistics.
+    of_blocks: whether it observes residual blocks, not weights.
     """
 
     collect_: Callable[[nn.Module, Sequence[Piece], Calibration, Statistics, str], None]
+    of_blocks: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,42 @@
+"""Geometry: a unit that lies amid the others can be replaced by them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from prunus.errors import InputError
+from prunus.granularity import Piece
+from prunus.statistics import Statistics, wide
+
+CHUNK = 1 << 22
+"""How many distances are held at a time."""
+
+
+@dataclass(frozen=True)
+class GeometricMedian:
+    """Score Σ_v ‖u − v‖₂ over the other units v of the tensor: the units nearest to all others go first.
+
+    Time U² · E for U units of E weights, by definition; memory bounded whatever U. Made for filters and channels; the
+    units of `element` or `kernel` are too many.
+    Source: He et al. 2019, FPGM (arXiv:1811.00250), equation 6.
+    """
+
+    name: ClassVar[str] = "fpgm"
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    def score(self, piece: Piece, statistics: Statistics) -> Tensor:
+        """Return (U,); raises InputError for residual blocks, whose weights are not of one kind."""
+        if piece.part.role == "block":
+            raise InputError(
+                f"{piece.target}: between residual blocks of different weights there is no distance; choose l2 or "
+                "block_influence"
+            )
+        table = wide(piece.table())
+        chunks = torch.split(table, max(1, CHUNK // max(1, len(table))))
+        # Not by way of products: their rounding is as large as the distances of units that are nearly equal.
+        exact = "donot_use_mm_for_euclid_dist"
+        return torch.cat([torch.cdist(rows, table, compute_mode=exact).sum(dim=1) for rows in chunks])
