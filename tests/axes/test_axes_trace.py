@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 
+from axes.proving import Net, conv, generic_, images, removal
 from prunus.axes import trace
+from prunus.axes.capture import capture
+from prunus.plans import Plan, record_of
 
 
 class Hooking(nn.Module):
@@ -32,3 +37,22 @@ def test_hooks_that_a_forward_hangs_on_go_with_the_note_of_them() -> None:
     assert not model.hooked
     assert not model.a._forward_hooks
     model(torch.randn(2, 4))
+
+
+def test_averages_over_all_batches_stay_while_training_is_captured_and_the_graph_is_proved() -> None:
+    """What counts its batches reads a value, so export gives up and the example runs: on copies of the buffers."""
+    parts = {"c": conv(3, 8), "b": nn.BatchNorm2d(8, momentum=None), "e": nn.Linear(288, 4)}
+    model: nn.Module = generic_(Net(lambda s, x: s.e(s.b(s.c(x)).relu().view(2, -1, 36).reshape(2, 288)), **parts))
+    for left in (4, 2):
+        before = copy.deepcopy(model.state_dict())
+        trained = capture(model, images(), training=True)
+        assert trained.concrete
+        graph = trace(model, images())
+        assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+        model = Plan.from_pruned(graph, removal(graph, 0.5, 0)).apply(model)
+        assert model.get_parameter("c.weight").shape[0] == left
+        record = record_of(model)
+        assert record is not None
+        assert record.proof is not None
+        assert max(record.proof.max_rel, record.proof.generic) < 1e-14
+        assert record.form == "graph"
