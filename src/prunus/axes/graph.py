@@ -183,7 +183,7 @@ class Graph:
         for norm in self.context.rescaled.values():
             growth = _growth(norm.axis, kept)
             if growth != 1:
-                scales[norm.weight] = Scale(growth**norm.power, norm.offset)
+                scales.update(dict.fromkeys(norm.weights, Scale(growth**norm.power, norm.offset)))
         for node, stretched in self.context.absorbed.items():
             growth = _growth(self.context.pinned[node], kept)
             for own in stretched if growth != 1 else ():
