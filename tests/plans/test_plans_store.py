@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -148,6 +149,11 @@ def with_header(path: Path, change: object) -> Path:
     return path
 
 
+def with_step(header: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    (step,) = header["plan"]["steps"]
+    return {**header, "plan": {**header["plan"], "steps": [{**step, **changes}]}}
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -156,10 +162,10 @@ def with_header(path: Path, change: object) -> Path:
         (lambda h: "[]", "damaged"),
         (lambda h: {"format": 1}, "damaged"),
         (lambda h: {**h, "plan": {}}, "damaged"),
-        (lambda h: {**h, "plan": {**h["plan"], "edits": {"c.weight": {"0": 77}}}}, "damaged"),
+        (lambda h: with_step(h, edits={"c.weight": {"0": 77}}), "damaged"),
         (lambda h: {**h, "ties": {"g.weight": "nowhere"}}, "damaged"),
-        (lambda h: {**h, "plan": {**h["plan"], "attributes": {"no.such.groups": [8, 4]}}}, "damaged|another model"),
-        (lambda h: {**h, "plan": {**h["plan"], "edits": {"nowhere.weight": {"0": 0}}}}, "damaged|another model"),
+        (lambda h: with_step(h, attributes={"no.such.groups": [8, 4]}), "damaged|another model"),
+        (lambda h: with_step(h, edits={"nowhere.weight": {"0": 0}}), "damaged|another model"),
     ],
     ids=["newer", "no json", "list", "empty", "no plan", "bad index", "bad tie", "bad attribute", "bad tensor"],
 )

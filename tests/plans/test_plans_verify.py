@@ -56,11 +56,11 @@ def test_training_since_changes_the_weights_and_not_the_verdict() -> None:
 
 def shifted(header: dict[str, Any], name: str, dim: str) -> dict[str, Any]:
     """Return a header in which one tensor keeps the neighbours of what it kept; all others stay."""
-    plan = header["plan"]
+    plan, edits = header["plan"], header["plan"]["steps"][0]["edits"]
     size = plan["shapes"][name][int(dim)]
-    kept = plan["positions"][plan["edits"][name][dim]]
+    kept = plan["positions"][edits[name][dim]]
     plan["positions"].append(sorted((p + 1) % size for p in kept))
-    plan["edits"][name][dim] = len(plan["positions"]) - 1
+    edits[name][dim] = len(plan["positions"]) - 1
     return header
 
 

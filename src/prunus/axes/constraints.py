@@ -7,7 +7,7 @@ from itertools import combinations
 
 from prunus.axes.algebra import Axis, concat, flatten, unify
 from prunus.axes.context import Context
-from prunus.axes.following import Claim
+from prunus.axes.following import Claim, claimed_of_sizes
 from prunus.axes.groups import first_reason
 from prunus.axes.planted import Attribute
 
@@ -17,9 +17,10 @@ Pair = tuple[Axis, Axis]
 def settle(ctx: Context, claims: Sequence[Claim]) -> list[Pair]:
     """Return the pairs of leaves that must keep equally many positions; freeze where no such pair can say it.
 
-    Pieces of one `chunk`, and sizes that one attribute of a module holds, are equal. Factors that two sizes share
-    cancel: H*a == H*b asks for a == b. What is left and is no single leaf cannot be pruned without breaking the tie,
-    and what is tied to an axis that keeps all its positions keeps them too.
+    Pieces of one `chunk`, and sizes that one attribute of a module holds, are equal; so is what a number sizes that
+    code computes from another size. Factors that two sizes share cancel: H*a == H*b asks for a == b. What is left and
+    is no single leaf cannot be pruned without breaking the tie, and what is tied to an axis that keeps all its
+    positions keeps them too.
     """
     held: dict[str, dict[Axis, None]] = {}
     for source, axis in claims:
@@ -36,6 +37,11 @@ def settle(ctx: Context, claims: Sequence[Claim]) -> list[Pair]:
             pairs.update(dict.fromkeys(found))
             within += [(name, pair) for pair in found]
     ties += within  # H * a == H * b where a is frozen and H is not
+    for read, axis in claimed_of_sizes(ctx, claims):
+        pair = _alike(read, axis)
+        if pair is not None:
+            pairs[pair] = None
+            ties.append(("one number that code reads off a shape", pair))
     before = -1
     while before != (before := sum(axis.is_frozen() for _, axes in ties for axis in axes)):
         for name, axes in ties:
@@ -47,13 +53,27 @@ def settle(ctx: Context, claims: Sequence[Claim]) -> list[Pair]:
     return [(a, b) for a, b in pairs if a is not b]
 
 
-def _equated(a: Axis, b: Axis, why: str) -> list[Pair]:
-    """State |a| == |b|: nothing where they are one, pairs of leaves where those say it, else frozen."""
+def _alike(a: Axis, b: Axis) -> Pair | None:
+    """Return the two leaves that differ in products of one size, or None: no other tie lets the class follow."""
+    left, right = _cancelled(a, b)
+    if len(left) == len(right) == 1 and left[0].kind == right[0].kind == "leaf" and left[0].size == right[0].size:
+        return left[0], right[0]
+    return None
+
+
+def _cancelled(a: Axis, b: Axis) -> tuple[list[Axis], list[Axis]]:
+    """Return the factors of each of two products that the other has not."""
     left, right = flatten(a, "product"), flatten(b, "product")
     for factor in list(left):
         if factor in right:
             left.remove(factor)
             right.remove(factor)
+    return left, right
+
+
+def _equated(a: Axis, b: Axis, why: str) -> list[Pair]:
+    """State |a| == |b|: nothing where they are one, pairs of leaves where those say it, else frozen."""
+    left, right = _cancelled(a, b)
     if not left and not right:
         return []
     if len(left) == len(right) == 1 and left[0].size == right[0].size:

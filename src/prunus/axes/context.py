@@ -44,14 +44,15 @@ class Value:
 class Rescaled:
     """A norm by a power of a mean, over `axis` of N units; N' are left.
 
-    sum / N' takes the place of sum / N, so epsilon becomes eps * N / N' and the weight w * (N / N') ** power: exact.
+    sum / N' takes the place of sum / N, so epsilon becomes eps * N / N' and weights w * (N / N') ** power: exact.
     power: 0.5 where a root is taken (RMSNorm), 1 where the mean itself divides (global response normalisation).
-    weight: its state name; offset: 1.0 where the weight is stored less one. eps: its value in the dense model.
+    weights: state names, of the norm's own or of those that multiply its result; offset: 1.0 where the weight is stored
+        less one. eps: its value in the dense model.
     node, position: the operation that takes epsilon, and where; attribute: its place in the user's class.
     """
 
     axis: Axis
-    weight: str
+    weights: tuple[str, ...]
     offset: float
     power: float
     eps: float
@@ -87,7 +88,7 @@ class Context:
     equal: axes that must keep equally many positions.
     unknown: operations without a rule -> where they occur.
     inexact: the policy for statistics that count the units.
-    rescaled: node index -> the norm whose weight and epsilon (there) make up for units that its mean no longer counts.
+    rescaled: node index -> the norm for whose mean, which counts fewer units, weights and its epsilon (there) make up.
     approximate: node index -> axes over which the operation runs with fewer units than the masked model has.
     pinned: attentions whose scale stays what the dense width of a head makes it, by node index.
     absorbed: of the pinned ones, those whose scale may follow the shape, since parameters make up for it.

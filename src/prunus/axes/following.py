@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import nn
 
-from prunus.axes.algebra import Axis, concat, flatten
+from prunus.axes.algebra import Axis, concat, flatten, product
 from prunus.axes.context import Context, Value
-from prunus.axes.planted import Attribute, Call, Expression, Planted, Term
+from prunus.axes.planted import Attribute, Call, Expression, Planted, Read, Term
 from prunus.axes.positions import Kept, size_after
 from prunus.axes.trace import Node
 
@@ -40,12 +40,59 @@ def claims(ctx: Context, model: nn.Module) -> list[Claim]:
     return found
 
 
+def claimed_of_sizes(ctx: Context, found: Sequence[Claim]) -> Iterator[tuple[Axis, Axis]]:
+    """Yield (the axis whose size a number is, the axis that it sizes) for numbers that code computes from sizes.
+
+    Where `keys.shape[-1] // self.heads` sizes keys and values, its axis is the width of a key's head. Only products
+    and quotients that come out as factors say which axis; of sizes that never change there is nothing to say.
+    """
+    held = {source.path: axis for source, axis in found if isinstance(source, Attribute)}
+    made = _made_by(ctx)
+
+    def factors(source: Expression | Read | int) -> list[Axis] | None:
+        if isinstance(source, Read):
+            value = ctx.values[made[source.call].index] if source.call in made else None
+            axis = value.dims[source.dim] if isinstance(value, Value) else None
+            return None if axis is None or axis.is_frozen() else flatten(axis, "product")
+        if isinstance(source, Attribute):
+            return flatten(held[source.path], "product") if source.path in held else None
+        if not isinstance(source, Term):
+            return None
+        left, right = factors(source.left), factors(source.right)
+        if left is None or right is None:
+            return None
+        if source.operator == "mul":
+            return left + right
+        return _without(left, right) if source.operator == "floordiv" else None
+
+    for source, axis in found:
+        parts = factors(source) if isinstance(source, Term) and source.reads() else None
+        if parts:
+            yield product(parts), axis
+
+
+def _without(left: list[Axis], right: list[Axis]) -> list[Axis] | None:
+    """Divide a product by another; None unless all factors of that one are among its own."""
+    rest = list(left)
+    for factor in right:
+        if factor.size > 1:
+            if factor not in rest:
+                return None
+            rest.remove(factor)
+    return rest
+
+
+def _made_by(ctx: Context) -> dict[int, Node]:
+    """Return the last operation that each call made: that of its result."""
+    return {node.call: node for node in ctx.trace.nodes if node.call is not None}
+
+
 def matches(ctx: Context) -> Iterator[Claim]:
     """Yield the numbers that code compared with a size and found equal, as in `assert x.shape[1] == self.channels`.
 
     They follow, but tie nothing: two numbers may also be equal by chance, and then the proof decides.
     """
-    made = {node.call: node for node in ctx.trace.nodes if node.call is not None}
+    made = _made_by(ctx)
     for match in ctx.trace.matches:
         value = ctx.values[made[match.call].index] if match.call in made else None
         if isinstance(value, Value) and match.dim < len(value.dims):

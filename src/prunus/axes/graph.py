@@ -106,6 +106,24 @@ class Graph:
         """Translate kept positions by group name into kept positions by axis."""
         return {self[name].leaf: np.asarray(positions.cpu(), dtype=np.int64) for name, positions in kept.items()}
 
+    def kept_by(self, edits: Mapping[str, Mapping[int, NDArray[np.int64]]]) -> dict[str, Tensor]:
+        """Return the kept positions, by group name, of which `edits` are the consequence: the way back from `surgery`.
+
+        Raises InputError, naming the tensor, where no plan of this graph comes to these edits.
+        """
+        kept: dict[str, Tensor] = {}
+        for group in self.groups:
+            first = group.members[0]
+            positions = edits.get(first.param, {}).get(first.dim)
+            if positions is not None:
+                left = np.isin(first.index.numpy(), positions).any(1)
+                kept.update({} if left.all() else {group.name: torch.from_numpy(np.flatnonzero(left))})
+        own = self.surgery(kept).edits
+        for name, dim in sorted({(name, dim) for cut in (own, edits) for name, edit in cut.items() for dim in edit}):
+            if not np.array_equal(own.get(name, {}).get(dim, ()), edits.get(name, {}).get(dim, ())):
+                raise InputError(f"{name} cannot lose these positions of dim {dim} as a consequence of any plan")
+        return kept
+
     def size(self, sizes: Mapping[str, int] | None = None, dropped: Sequence[str] = ()) -> Size:
         """Return what the model costs with `sizes` units left in the groups named (all by default), blocks left out."""
         if sizes is None and not dropped:
@@ -174,7 +192,7 @@ class Graph:
         for norm in self.context.rescaled.values():
             growth = _growth(norm.axis, kept)
             if growth != 1:
-                scales[norm.weight] = Scale(growth**norm.power, norm.offset)
+                scales.update(dict.fromkeys(norm.weights, Scale(growth**norm.power, norm.offset)))
         for node, stretched in self.context.absorbed.items():
             growth = _growth(self.context.pinned[node], kept)
             for own in stretched if growth != 1 else ():

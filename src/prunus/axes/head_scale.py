@@ -82,7 +82,8 @@ def _stretched(ctx: Context, attention: Node, position: int) -> tuple[Stretched,
         for i, source in sources.items()
         for name, dim, offset in source.params
     )
-    norms = {norm.weight for norm in ctx.rescaled.values()}  # a tensor has one set of rows that are multiplied
+    # a tensor has one set of rows that are multiplied
+    norms = {name for norm in ctx.rescaled.values() for name in norm.weights}
     return () if any(own.param in norms and own.rows is not None for own in found) else found
 
 

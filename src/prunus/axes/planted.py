@@ -55,12 +55,33 @@ class Attribute:
 
 
 @dataclass(frozen=True)
+class Read:
+    """A size that code has read: that of dimension `dim` of what call number `call` returned."""
+
+    call: int
+    dim: int
+    value: int
+
+    def evaluate(self, values: Mapping[str, int]) -> int:
+        """Return the size as it was found."""
+        return self.value
+
+    def attributes(self) -> dict[str, int]:
+        """Return nothing: no attribute decides a size."""
+        return {}
+
+    def invert(self, wanted: int, values: Mapping[str, int]) -> int | None:
+        """Return None: nothing can be set."""
+        return None
+
+
+@dataclass(frozen=True)
 class Term:
-    """A number that code computes from attributes: `add`, `sub`, `mul` or `floordiv` of two sides."""
+    """A number that code computes from attributes and sizes: `add`, `sub`, `mul` or `floordiv` of two sides."""
 
     operator: str
-    left: Attribute | Term | int
-    right: Attribute | Term | int
+    left: Attribute | Read | Term | int
+    right: Attribute | Read | Term | int
 
     def evaluate(self, values: Mapping[str, int]) -> int:
         """Compute it anew when some attributes have new `values`."""
@@ -75,6 +96,11 @@ class Term:
             if not isinstance(side, int)
             for path, value in side.attributes().items()
         }
+
+    def reads(self) -> bool:
+        """Tell whether a size occurs."""
+        sides = (self.left, self.right)
+        return any(isinstance(side, Read) or (isinstance(side, Term) and side.reads()) for side in sides)
 
     def invert(self, wanted: int, values: Mapping[str, int]) -> int | None:
         """Return the value of the one attribute missing in `values` that makes this `wanted`; None if none does."""
@@ -109,14 +135,15 @@ class Match:
 
 
 class Sized(int):
-    """An integer that code has read from the shape of a tensor; arithmetic forgets where."""
+    """An integer that code has read from the shape of a tensor; arithmetic with plain integers forgets where."""
 
+    source: Attribute | Read | Term
     matched: Callable[[Expression], None]
 
-    def __new__(cls, value: int, matched: Callable[[Expression], None]) -> Sized:
+    def __new__(cls, source: Read, matched: Callable[[Expression], None]) -> Sized:
         """Make one; `matched` hears of every planted number that it is found equal to."""
-        made = super().__new__(cls, value)
-        made.matched = matched
+        made = super().__new__(cls, source.value)
+        made.source, made.matched = source, matched
         return made
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Sized:
@@ -175,7 +202,7 @@ def _lifted(name: str, reflected: bool) -> Callable[[Planted, Any], Any]:
         result = plain(self, other)
         if type(result) is not int:  # NotImplemented, or a float
             return result
-        sides = (self.source, other.source if isinstance(other, Planted) else int(other))
+        sides = (self.source, other.source if isinstance(other, Sized) else int(other))
         return Planted(result, Term(name, *(sides[::-1] if reflected else sides)))
 
     return method
@@ -238,10 +265,10 @@ class Recorder(TorchFunctionMode):
             return sizes
 
         def sized(size: int, dim: int) -> Sized:
-            return Sized(size, lambda source: self.matches.setdefault(Match(source, call, dim)))
+            return Sized(Read(call, dim, size), lambda source: self.matches.setdefault(Match(source, call, dim)))
 
         if dim is not None:
-            return sized(sizes, dim)
+            return sized(sizes, dim % tensor.dim())
         return torch.Size([sized(size, dim) for dim, size in enumerate(sizes)])
 
 

@@ -17,7 +17,7 @@ from prunus.plans.fold import Folding, find_folding
 from prunus.plans.graph_model import thinned_graph
 from prunus.plans.proof import Proof, apply_masks_, mask_
 from prunus.plans.proving import prove_plan
-from prunus.plans.record import Form, Record, attach, describe_inputs, record_of
+from prunus.plans.record import Form, Record, Step, attach, describe_inputs, record_of
 from prunus.plans.reference import is_inexact
 from prunus.plans.surgery import check_same_model, thin_, thinned
 from prunus.plans.tensors import cut, keep_mask
@@ -216,19 +216,17 @@ class Plan:
 
     def _record(self, proof: Proof | None, form: Form) -> Record:
         """Keep of the plan what outlives its graph."""
-        surgery = self._surgery
+        inputs = describe_inputs(self.graph) if form == "graph" else None
+        step = Step(replace(self._surgery, kept={}), form, inputs, self.graph.context.inexact)
         return Record(
+            steps=(step,),
             kept={name: tuple(positions.tolist()) for name, positions in self.kept.items()},
             sizes={name: self.graph[name].size for name in self.kept},
-            shapes={name: self.graph.trace.state[name].shape for name in surgery.edits},
-            surgery=replace(surgery, kept={}),
+            shapes={name: self.graph.trace.state[name].shape for name in self._surgery.edits},
             masks=self.thinned_masks(),
             provenance=dict(self.provenance),
             proof=proof,
-            form=form,
-            inputs=describe_inputs(self.graph) if form == "graph" else None,
             inexact=is_inexact(self.graph, self._surgery.kept),
-            policy=self.graph.context.inexact,
         )
 
     def explain(self, *, fold_constants: bool = False) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from functools import cached_property, reduce
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,51 +21,71 @@ Form = Literal["class", "graph"]
 
 
 @dataclass(frozen=True)
-class Record:
-    """A plan that has been applied, without its graph.
+class Step:
+    """One thinning, as `load` repeats it: what it cut, in which form, and what a graph needs to be captured again.
 
-    kept: group -> kept positions; sizes: group -> units before; shapes: dense shape of every tensor that is cut.
-    surgery: the plan's consequences by tensor name.
-    masks: parameter -> boolean in the thinned shape. proof: None where the user turned it off.
-    form: whether the model is the user's class or a graph; inputs: what a graph needs to be captured again.
-    policy: that under which the plan was made; a graph that is captured again needs it.
+    surgery: the plan's consequences by tensor name, in the sizes that the model had before.
+    inputs: of a graph, the form of the example inputs. policy: that under which the plan was made.
+    """
+
+    surgery: Surgery
+    form: Form = "class"
+    inputs: Mapping[str, Any] | None = None
+    policy: Inexact = "forbid"
+
+
+@dataclass(frozen=True)
+class Record:
+    """Plans that have been applied, without their graphs.
+
+    steps: what was done, one after the other; cuts of the class in a row are one.
+    kept: group -> kept positions; sizes: group -> units before: of the last plan, since names of groups change meaning
+        from one trace to the next. What became of the original is in `surgery`, by tensor.
+    shapes: dense shape of every tensor that is cut. masks: parameter -> boolean in the thinned shape.
+    proof: None where the user turned it off.
     inexact: whether a statistic or a router runs over fewer units than the masked model has, which zeros alone do not
         show.
     """
 
+    steps: tuple[Step, ...]
     kept: Mapping[str, tuple[int, ...]]
     sizes: Mapping[str, int]
     shapes: Mapping[str, tuple[int, ...]]
-    surgery: Surgery
     masks: Mapping[str, Tensor]
     provenance: Mapping[str, Any]
     proof: Proof | None
-    form: Form = "class"
-    inputs: Mapping[str, Any] | None = None
     inexact: bool = False
-    policy: Inexact = "forbid"
+
+    @cached_property
+    def surgery(self) -> Surgery:
+        """All steps as one, from the original to what is left."""
+        return reduce(_composed, (step.surgery for step in self.steps))
+
+    @property
+    def form(self) -> Form:
+        """Whether the model is the user's class or a graph."""
+        return "graph" if any(step.form == "graph" for step in self.steps) else "class"
 
     def after(self, before: Record | None) -> Record:
         """Say what became of the original, where the model was thinned `before`."""
         if before is None:
             return self
-        kept = {**before.kept, **self.kept}
-        for name in before.kept.keys() & self.kept.keys():
-            kept[name] = tuple(before.kept[name][i] for i in self.kept[name])
         masks = {name: cut(mask, self.surgery.edits.get(name, {})) for name, mask in before.masks.items()}
         masks.update({name: mask & masks[name] if name in masks else mask for name, mask in self.masks.items()})
         return replace(
             self,
-            kept=kept,
-            sizes={**self.sizes, **before.sizes},
+            steps=_chained(before.steps, self.steps),
             shapes={**self.shapes, **before.shapes},
-            surgery=_composed(before.surgery, self.surgery),
             masks=masks,
-            form="graph" if "graph" in (self.form, before.form) else "class",
-            inputs=before.inputs or self.inputs,
             inexact=before.inexact or self.inexact,
-            policy=max(before.policy, self.policy, key=get_args(Inexact).index),
         )
+
+
+def _chained(first: tuple[Step, ...], second: tuple[Step, ...]) -> tuple[Step, ...]:
+    if first[-1].form == second[0].form == "class":
+        both = Step(_composed(first[-1].surgery, second[0].surgery))
+        return (*first[:-1], both, *second[1:])
+    return first + second
 
 
 def _composed(first: Surgery, second: Surgery) -> Surgery:

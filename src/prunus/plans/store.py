@@ -20,7 +20,7 @@ from prunus.axes import Scale, Surgery, trace, unwrapped
 from prunus.errors import FileError, InputError
 from prunus.plans.graph_model import thinned_graph
 from prunus.plans.proof import Proof
-from prunus.plans.record import Record, as_arrays, attach, example_inputs, record_of
+from prunus.plans.record import Record, Step, as_arrays, attach, example_inputs, record_of
 from prunus.plans.surgery import check_same_model, thin_
 from prunus.plans.tensors import named_state
 
@@ -102,15 +102,25 @@ def read(path: str | os.PathLike[str]) -> tuple[Record | None, dict[str, Tensor]
 def _cut_like_file(model: nn.Module, record: Record, path: Any) -> nn.Module:
     try:
         check_same_model(model, record.shapes)
-        if record.form == "class":
-            thin_(model, record.surgery)
-            return model
+        return rebuilt(model, record)
     except (InputError, AttributeError, KeyError, IndexError) as error:
         raise FileError(f"{path} was saved from another model: {error}") from error
-    assert record.inputs is not None
-    graph = trace(model, *example_inputs(record.inputs), inexact=record.policy)
-    kept = {name: torch.tensor(positions) for name, positions in record.kept.items()}
-    return thinned_graph(model, graph, graph.surgery(kept))
+
+
+def rebuilt(model: nn.Module, record: Record, prepare: Callable[[Any], Any] = lambda inputs: inputs) -> nn.Module:
+    """Repeat on a dense model, in place, what the record says: cut its class, or capture it and cut its graph.
+
+    prepare: what becomes of the inputs that a graph is captured with.
+    Raises InputError where this model's structure does not allow these cuts.
+    """
+    for step in record.steps:
+        if step.form == "class":
+            thin_(model, step.surgery)
+            continue
+        assert step.inputs is not None
+        graph = trace(model, *prepare(example_inputs(step.inputs)), inexact=step.policy)
+        model = thinned_graph(model, graph, graph.surgery(graph.kept_by(step.surgery.edits)))
+    return model
 
 
 def _follow_dtypes_(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
@@ -162,56 +172,67 @@ def _untied(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, s
 
 def _plan_as_json(record: Record) -> dict[str, Any]:
     pool: dict[tuple[int, ...], int] = {}
-    edits = {
-        name: {dim: pool.setdefault(tuple(p.tolist()), len(pool)) for dim, p in edit.items()}
-        for name, edit in record.surgery.edits.items()
-    }
-    scales = {}
-    for name, scale in record.surgery.scales.items():
-        rows = None if scale.rows is None else pool.setdefault(tuple(scale.rows.tolist()), len(pool))
-        scales[name] = [scale.factor, scale.offset, scale.dim, rows]
+    steps = [_step_as_json(step, pool) for step in record.steps]
     return {
         "kept": {name: list(positions) for name, positions in record.kept.items()},
         "sizes": dict(record.sizes),
         "positions": [list(p) for p in pool],
-        "edits": edits,
+        "steps": steps,
         "shapes": {name: list(shape) for name, shape in record.shapes.items()},
-        "attributes": {name: list(pair) for name, pair in record.surgery.attributes.items()},
-        "dropped": {name: list(how) for name, how in record.surgery.dropped.items()},
-        "scales": scales,
-        "spared": [list(pair) for pair in sorted(record.surgery.spared)],
         "masks": {name: list(mask.shape) for name, mask in record.masks.items()},
         "provenance": dict(record.provenance),
         "proof": record.proof.to_dict() if record.proof else None,
-        "form": record.form,
-        "inputs": record.inputs,
         "inexact": record.inexact,
-        "policy": record.policy,
+    }
+
+
+def _step_as_json(step: Step, pool: dict[tuple[int, ...], int]) -> dict[str, Any]:
+    """Describe a step; lists of positions go into the pool, since many tensors share one."""
+    surgery = step.surgery
+    edits = {
+        name: {dim: pool.setdefault(tuple(p.tolist()), len(pool)) for dim, p in edit.items()}
+        for name, edit in surgery.edits.items()
+    }
+    scales = {}
+    for name, scale in surgery.scales.items():
+        rows = None if scale.rows is None else pool.setdefault(tuple(scale.rows.tolist()), len(pool))
+        scales[name] = [scale.factor, scale.offset, scale.dim, rows]
+    return {
+        "edits": edits,
+        "attributes": {name: list(pair) for name, pair in surgery.attributes.items()},
+        "dropped": {name: list(how) for name, how in surgery.dropped.items()},
+        "scales": scales,
+        "spared": [list(pair) for pair in sorted(surgery.spared)],
+        "form": step.form,
+        "inputs": step.inputs,
+        "policy": step.policy,
     }
 
 
 def _plan_from_json(plan: dict[str, Any], tensors: Mapping[str, Tensor]) -> Record:
-    edits = {n: {d: plan["positions"][i] for d, i in edit.items()} for n, edit in plan["edits"].items()}
-    attributes = {name: (before, after) for name, (before, after) in plan["attributes"].items()}
-    dropped = {name: (takes, wraps) for name, (takes, wraps) in plan.get("dropped", {}).items()}
-    scales = {
-        name: Scale(factor, offset, dim, None if rows is None else np.asarray(plan["positions"][rows], dtype=np.int64))
-        for name, (factor, offset, dim, rows) in plan.get("scales", {}).items()
-    }
-    spared = frozenset((name, dim) for name, dim in plan.get("spared", ()))
     return Record(
+        steps=tuple(_step_from_json(step, plan["positions"]) for step in plan["steps"]),
         kept={name: tuple(positions) for name, positions in plan["kept"].items()},
         sizes=plan["sizes"],
         shapes={name: tuple(shape) for name, shape in plan["shapes"].items()},
-        surgery=Surgery(as_arrays(edits), attributes, scales, dropped, spared=spared),
         masks={name: _unpack(tensors[_MASK + name], shape) for name, shape in plan["masks"].items()},
         provenance=plan["provenance"],
         proof=Proof.from_dict(plan["proof"]) if plan["proof"] else None,
-        form=plan["form"],
-        inputs=plan["inputs"],
-        inexact=plan.get("inexact", False),
-        policy=plan.get("policy", "forbid"),
+        inexact=plan["inexact"],
     )
+
+
+def _step_from_json(step: dict[str, Any], pool: list[list[int]]) -> Step:
+    edits = {n: {d: pool[i] for d, i in edit.items()} for n, edit in step["edits"].items()}
+    attributes = {name: (before, after) for name, (before, after) in step["attributes"].items()}
+    dropped = {name: (takes, wraps) for name, (takes, wraps) in step["dropped"].items()}
+    scales = {
+        name: Scale(factor, offset, dim, None if rows is None else np.asarray(pool[rows], dtype=np.int64))
+        for name, (factor, offset, dim, rows) in step["scales"].items()
+    }
+    spared = frozenset((name, dim) for name, dim in step["spared"])
+    surgery = Surgery(as_arrays(edits), attributes, scales, dropped, spared=spared)
+    return Step(surgery, step["form"], step["inputs"], step["policy"])
 
 
 def _pack(mask: Tensor) -> Tensor:

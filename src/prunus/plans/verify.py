@@ -18,14 +18,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from prunus.axes import Surgery, copied, trace
+from prunus.axes import Surgery, copied
 from prunus.axes.trace import as_inputs
 from prunus.errors import CaptureError, InputError, ProofError
 from prunus.plans.float64 import double_, float64_code, outputs
-from prunus.plans.graph_model import thinned_graph
 from prunus.plans.proof import TOLERANCE, distance, distances, first_line
-from prunus.plans.record import Form, Record, example_inputs, record_of
-from prunus.plans.store import read
+from prunus.plans.record import Form, Record, record_of
+from prunus.plans.store import read, rebuilt
 from prunus.plans.surgery import check_same_model, thin_
 from prunus.plans.surgery import thinned as sliced
 from prunus.plans.tensors import named_state
@@ -104,7 +103,8 @@ def verify(
         return Verdict(why, record.form)
     try:
         check_same_model(model, record.shapes)
-        small = _rebuilt(double_(copied(model)), record)
+        with float64_code():
+            small = rebuilt(double_(copied(model)), record, lambda inputs: _mapped(inputs, Tensor.double))
         _check_fit(small, weights)
     except (InputError, CaptureError, AttributeError, KeyError, IndexError) as misfit:
         name = f"{type(model).__module__}.{type(model).__qualname__}"
@@ -124,19 +124,6 @@ def _contents(thinned: nn.Module | str | os.PathLike[str]) -> tuple[Record | Non
     if isinstance(thinned, nn.Module):
         return record_of(thinned), {n: t for n, t in thinned.state_dict().items() if isinstance(t, Tensor)}
     return read(thinned)[:2]
-
-
-def _rebuilt(dense: nn.Module, record: Record) -> nn.Module:
-    """Return a thinned model of the record's form in place of a dense float64 one."""
-    if record.form == "class":
-        thin_(dense, record.surgery)
-        return dense
-    assert record.inputs is not None
-    with float64_code():
-        inputs = _mapped(example_inputs(record.inputs), Tensor.double)
-        graph = trace(dense, *inputs, inexact=record.policy)
-    kept = {name: torch.tensor(positions) for name, positions in record.kept.items()}
-    return thinned_graph(dense, graph, graph.surgery(kept))
 
 
 def _check_fit(small: nn.Module, weights: Mapping[str, Tensor]) -> None:

@@ -68,7 +68,7 @@ def layer_norm(ctx: Context, node: Node) -> Value:
         ctx.rescaled[rescaled.node] = rescaled
     flag = _affine(ctx, node, inner, (node.arg(2, "weight"), node.arg(3, "bias")))
     shifted = node.arg(3, "bias") is not None and "layer" in node.op
-    keeps = flag if flag is not None else node.index in ctx.approximate
+    keeps = flag if flag is not None else rescaled is not None or node.index in ctx.approximate
     return Value(x.dims, (*(z and not shifted for z in x.zero[:outer]), *(keeps for _ in inner)))
 
 

@@ -14,23 +14,27 @@ from prunus.axes.trace import Meta, Node, Ref
 
 RESHAPES = ("view", "reshape", "_unsafe_view", "unsqueeze", "flatten", "unflatten")
 CASTS = ("to", "_to_copy", "type_as", "contiguous", "clone", "float", "alias")
+MOVES = ("transpose", "permute", "t", "mT", "squeeze")
+PRODUCTS = ("linear", "matmul", "mm", "conv1d", "conv2d", "conv3d")
 
 
 def of_operation(ctx: Context, node: Node, axis: Axis) -> Rescaled | None:
     """Read `aten.rms_norm`: x, shape, weight, eps."""
-    weight, eps = _own_weight(ctx, node.arg(2, "weight")), node.arg(3, "eps")
-    if weight is None:
+    weight, eps = node.arg(2, "weight"), node.arg(3, "eps")
+    own = None if weight is None else _own_weight(ctx, weight)
+    weights = _readers(ctx, node) if weight is None else () if own is None else (own,)
+    if not weights:
         return None
     attribute = _planted(ctx, node)
     if eps is None:  # torch's default is that of the dtype
         assert isinstance(node.value, Meta)
-        own = node.value.dtype if node.value.dtype is torch.float64 else torch.float32  # halves are computed in float32
-        eps, attribute = torch.finfo(own).eps, f"{node.module}.eps".lstrip(".")
-    return Rescaled(axis, weight, 0.0, 0.5, eps, node.index, 3, attribute)
+        dtype = node.value.dtype if node.value.dtype is torch.float64 else torch.float32  # halves: in float32
+        eps, attribute = torch.finfo(dtype).eps, f"{node.module}.eps".lstrip(".")
+    return Rescaled(axis, weights, 0.0, 0.5, eps, node.index, 3, attribute)
 
 
 def of_mean(ctx: Context, mean: Node, axis: Axis) -> Rescaled | None:
-    """Follow a mean through `+ eps` and the root or division that it ends in to a weight, or give up.
+    """Follow a mean through `+ eps` and the root or division that it ends in to weights, or give up.
 
     A mean of squares ends in a root (RMSNorm), a mean of norms in a division (global response normalisation).
     """
@@ -44,9 +48,11 @@ def of_mean(ctx: Context, mean: Node, axis: Axis) -> Rescaled | None:
         power, scaled = 0.5, _scaled_by_root(ctx, user)
     eps = next((a for a in add.args if isinstance(a, float)), None)
     weight = _weight_behind(ctx, scaled) if scaled else None
-    if eps is None or weight is None:
+    weights = (weight[0],) if weight else _readers(ctx, scaled) if scaled and power == 0.5 else ()
+    if eps is None or not weights:
         return None
-    return Rescaled(axis, *weight, power, eps, add.index, add.args.index(eps), _planted(ctx, add))
+    offset = weight[1] if weight else 0.0
+    return Rescaled(axis, weights, offset, power, eps, add.index, add.args.index(eps), _planted(ctx, add))
 
 
 def _scaled_by_root(ctx: Context, root: Node) -> Node | None:
@@ -71,6 +77,20 @@ def _weight_behind(ctx: Context, node: Node) -> tuple[str, float] | None:
         if found is not None:
             return found
     return _weight_behind(ctx, user) if base_name(user.target) == "mul" else None
+
+
+def _readers(ctx: Context, node: Node) -> tuple[str, ...]:
+    """Return the weights of the products that read a norm without a weight; empty where anything else does."""
+    found: list[str] = []
+    for index in ctx.trace.users.get(node.index, ()):
+        user = ctx.trace.nodes[index]
+        name, first = base_name(user.target) if user.kind == "op" else "", user.args[0] == Ref(node.index)
+        weight = sole_parameter(ctx, user.args[1 if first else 0]) if name in PRODUCTS else None
+        more = _readers(ctx, user) if first and name in (*CASTS, *RESHAPES, *MOVES) else (weight,) if weight else ()
+        if not more:
+            return ()
+        found.extend(more)
+    return tuple(found)
 
 
 def _only_user(ctx: Context, node: Node, names: Sequence[str]) -> Node | None:
