@@ -15,7 +15,9 @@ from prunus.statistics.kinds import (
     wide,
 )
 from prunus.statistics.layers import Layer
+from prunus.statistics.modes import undisturbed
 from prunus.statistics.reading import Reading, readings
+from prunus.statistics.stopping import Stop, until_stopped
 from prunus.statistics.store import Statistics
 
 __all__ = [
@@ -30,6 +32,7 @@ __all__ = [
     "Reading",
     "Requests",
     "Statistics",
+    "Stop",
     "calibration",
     "collect",
     "readings",
@@ -37,5 +40,7 @@ __all__ = [
     "register",
     "statistic",
     "statistic_names",
+    "undisturbed",
+    "until_stopped",
     "wide",
 ]
