@@ -13,7 +13,7 @@ from prunus.errors import NameNotFound, naming
 from prunus.plans import named_state
 from prunus.solvers.base import Solved, Solver
 from prunus.solvers.layers import Kind, matrix_of, solve_layer, weight_of
-from prunus.statistics import Calibration, Layer, Reading, readings, wide
+from prunus.statistics import Calibration, Layer, Readers, Reading, evaluating, readings, wide
 
 Propagate = Literal["sparse", "dense"]
 
@@ -64,44 +64,59 @@ def mend_(
     model: the pruned model, its zeros in place, in the dense shapes. reference: the dense one, unchanged.
     wanted: weight name -> mask, density, or (n, m); the last two let the solver choose.
     propagate: `sparse` shows each layer what the pruned and mended layers before it hand on, and aims at the dense
-        model's output, so that errors are made up for; two passes over the data per layer. `dense` shows it what the
-        dense model hands on.
-    Memory: beside the two models, one layer's inputs of one batch and its Gram matrices.
+        model's output, so that errors are made up for; two passes over the data per layer, stopped at the layer.
+        `dense` shows it what the dense model hands on.
+    Layers that read one tensor, such as query, key and value, are taken together.
+    Memory: beside the two models, one layer's inputs of one batch, its Gram matrices, and YᵀX of each taken together.
     Raises InputError where the solver cannot do what is wanted, TrainingError where model or data fail.
     """
     if propagate not in get_args(Propagate):
         raise NameNotFound.of("word for propagate", str(propagate), get_args(Propagate))
-    done = Mending()
+    done, follow = Mending(), model if propagate == "sparse" else reference
     order = readings(reference, wanted, calibration)
-    tensors, dense = named_state(model), named_state(reference)
-    for number, (name, layer) in enumerate(order.items(), start=1):
-        if layer.kind == "conv_transpose":
-            done.left[name] = "the inputs of a transposed convolution overlap in its outputs"
-            continue
-        follow = model if propagate == "sparse" else reference
-        problem = _observed(layer, follow, reference, calibration, dense[name])
-        with naming(name):
-            solved = _solve(problem, dense[name], wanted[name], solver)
-        with_zeros = tensors[name] * solved.keep
-        tensors[name].copy_(solved.weight)
-        done.masks[name] = solved.keep
-        done.errors[name] = (problem.error(with_zeros), problem.error(solved.weight))
-        if progress is not None:
-            progress(number, len(order), name)
-    done.left.update({name: "it reads nothing that could be observed" for name in wanted if name not in order})
+    total, number = sum(len(readers.layers) for readers in order), 0
+    with evaluating(model), evaluating(reference):
+        for readers in order:
+            for problem in _observed(readers, follow, reference, calibration, done):
+                number += 1
+                _mend_(problem, model, reference, wanted, solver, done)
+                if progress is not None:
+                    progress(number, total, problem.layer.name)
+    seen = {name for readers in order for name in readers.names}
+    done.left.update({name: "it reads nothing that could be observed" for name in wanted if name not in seen})
     return done
+
+
+def _mend_(
+    problem: _Problem,
+    model: nn.Module,
+    reference: nn.Module,
+    wanted: Mapping[str, Request],
+    solver: Solver,
+    done: Mending,
+) -> None:
+    """Solve one layer, and note it in `done`."""
+    name = problem.layer.name
+    tensor = named_state(model)[name]
+    with naming(name):
+        solved = _solve(problem, named_state(reference)[name], wanted[name], solver)
+    with_zeros = tensor * solved.keep
+    tensor.copy_(solved.weight)
+    done.masks[name] = solved.keep
+    done.errors[name] = (problem.error(with_zeros), problem.error(solved.weight))
 
 
 @dataclass
 class _Problem:
     """min ‖X W'ᵀ − Y‖² of one layer, a group of channels at a time.
 
-    gram: (groups, C, C), XᵀX. goal: (groups, R, C), YᵀX. energy: ‖Y‖².
+    gram: (groups, C, C), XᵀX. weight: the dense one. goal: (groups, R, C), YᵀX. energy: ‖Y‖².
     """
 
     layer: Layer
     gram: Tensor
-    goal: Tensor
+    weight: Tensor
+    goal: Tensor = field(default_factory=lambda: torch.empty(0))
     energy: float = 0.0
 
     @property
@@ -111,6 +126,16 @@ class _Problem:
     def matrices(self, weight: Tensor) -> Tensor:
         """Return the weight as (groups, R, C)."""
         return matrix_of(wide(weight), self.kind, groups=self.layer.groups)
+
+    def add_(self, seen: Reading, dense: Reading, *, with_gram: bool) -> None:
+        """Add a batch: what is read in the model that is followed, and in the dense one."""
+        w = self.matrices(self.weight)
+        for x, x_dense in zip(seen.columns(self.layer), dense.columns(self.layer), strict=True):
+            y = x_dense @ w.mT
+            if with_gram:
+                self.gram.baddbmm_(x.mT, x)
+            self.goal.baddbmm_(y.mT, x)
+            self.energy += float(y.square().sum(dtype=torch.float64))
 
     def error(self, weight: Tensor) -> float:
         """Return ‖X W'ᵀ − Y‖² / ‖Y‖²."""
@@ -132,23 +157,36 @@ class _Problem:
 
 
 def _observed(
-    layer: Layer, model: nn.Module, reference: nn.Module, calibration: Calibration, weight: Tensor
-) -> _Problem:
-    """Run both models over the data, and sum up what the layer reads in one and computes in the other."""
-    columns, like = layer.num_columns, wide(weight)
-    gram = like.new_zeros(layer.groups, columns, columns)
-    problem = _Problem(layer, gram, torch.empty(0))
-    w = problem.matrices(weight)
-    problem.goal = torch.zeros_like(w)
-    for batch in calibration.read(weight.device):
-        dense = Reading.of(reference, layer.name, batch)
-        seen = dense if model is reference else Reading.of(model, layer.name, batch)
-        for x, x_dense in zip(seen.columns(layer), dense.columns(layer), strict=True):
-            y = x_dense @ w.mT
-            gram.baddbmm_(x.mT, x)
-            problem.goal.baddbmm_(y.mT, x)
-            problem.energy += float(y.square().sum(dtype=torch.float64))
-    return problem
+    readers: Readers, model: nn.Module, reference: nn.Module, calibration: Calibration, done: Mending
+) -> list[_Problem]:
+    """Run both models over the data, and sum up what the layers read in one and compute in the other."""
+    problems = _problems(readers, named_state(reference), done)
+    if not problems:
+        return []
+    for batch in calibration.read(problems[0].gram.device):
+        dense = Reading.of(reference, readers, batch)
+        seen = dense if model is reference else Reading.of(model, readers, batch)
+        summed: set[int] = set()
+        for problem in problems:
+            problem.add_(seen, dense, with_gram=id(problem.gram) not in summed)
+            summed.add(id(problem.gram))
+    return problems
+
+
+def _problems(readers: Readers, dense: Mapping[str, Tensor], done: Mending) -> list[_Problem]:
+    """Begin the sums; layers that read in the same way share one Gram matrix."""
+    grams: dict[Layer, Tensor] = {}
+    problems = []
+    for layer in readers.layers:
+        if layer.kind == "conv_transpose":
+            done.left[layer.name] = "the inputs of a transposed convolution overlap in its outputs"
+            continue
+        like = wide(dense[layer.name].detach())
+        empty = like.new_zeros(layer.groups, layer.num_columns, layer.num_columns)
+        problem = _Problem(layer, grams.setdefault(layer.way, empty), like)
+        problem.goal = torch.zeros_like(problem.matrices(like))
+        problems.append(problem)
+    return problems
 
 
 def _solve(problem: _Problem, weight: Tensor, wanted: Request, solver: Solver) -> Solved:

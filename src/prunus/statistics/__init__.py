@@ -15,8 +15,8 @@ from prunus.statistics.kinds import (
     wide,
 )
 from prunus.statistics.layers import Layer
-from prunus.statistics.modes import undisturbed
-from prunus.statistics.reading import Reading, readings
+from prunus.statistics.modes import evaluating, undisturbed
+from prunus.statistics.reading import Readers, Reading, readings
 from prunus.statistics.stopping import Stop, until_stopped
 from prunus.statistics.store import Statistics
 
@@ -29,12 +29,14 @@ __all__ = [
     "OfInputGradients",
     "OfInputs",
     "OfModel",
+    "Readers",
     "Reading",
     "Requests",
     "Statistics",
     "Stop",
     "calibration",
     "collect",
+    "evaluating",
     "readings",
     "recalibrate_",
     "register",
