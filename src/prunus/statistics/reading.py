@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -75,21 +77,31 @@ class Reading:
 
 def readings(model: nn.Module, names: Iterable[str], calibration: Calibration) -> list[Readers]:
     """Return who reads together, in the order in which they run first on the first batch."""
-    tensors, calls = named_state(model), dict[str, list[tuple[Layer, Tensor, int]]]()
+    tensors, calls = named_state(model), Counter[str]()
     watched = {id(tensors[name]): name for name in names}
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     batch = next(calibration.read(device))
+    together: list[list[Layer]] = []
+    recent: dict[tuple[int, int], tuple[weakref.ref[Tensor], list[Layer]]] = {}  # no input is kept alive
 
     def see(layer: Layer, x: Tensor) -> None:
-        calls.setdefault(layer.name, []).append((layer, x, x._version))
+        calls[layer.name] += 1
+        if calls[layer.name] > 1:
+            return
+        key = (id(x), x._version)
+        if key not in recent or recent[key][0]() is not x:
+            together.append([])
+            recent[key] = weakref.ref(x), together[-1]
+        recent[key][1].append(layer)
 
     with undisturbed(model), torch.no_grad(), Watch(watched, see):
         batch.run(model)
-    found: dict[object, list[Layer]] = {}
-    for name, (first, *others) in calls.items():
-        layer, x, version = first
-        found.setdefault(name if others else (id(x), version), []).append(layer)
-    return [Readers(tuple(layers), once=len(calls[layers[0].name]) == 1) for layers in found.values()]
+    found: list[Readers] = []
+    for layers in together:
+        once = tuple(layer for layer in layers if calls[layer.name] == 1)
+        found += [Readers((layer,), once=False) for layer in layers if layer not in once]
+        found += [Readers(once)] if once else []
+    return found
 
 
 def _torn(readers: Readers) -> InputError:
