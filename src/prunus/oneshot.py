@@ -283,7 +283,7 @@ def prune(
     reconstruct: steps of Adam that train each block, such as an attention, an MLP or a residual block, to compute again
         what it did, after a solver where there is one; see `prunus.solvers.reconstruct_`.
     data, loss: batches for solver and reconstruction, for criteria that observe the model, and to measure batch norms
-        anew (once the model is small, or before it is reconstructed); see `prunus.statistics.Calibration`.
+        anew once the model is small (not after reconstruction); see `prunus.statistics.Calibration`.
     decision: the other arguments of `plan`: ratio or target, granularity, criterion, …
     Returns the smaller model, with the same state-dict keys (see `Plan.apply`), and a report that prints itself; from
     one in `torch.compile` or a data-parallel wrapper comes the plain module.
@@ -294,7 +294,7 @@ def prune(
         made, source, mending = _decided(graph, model, solver, propagate, seen, decision)
         source, trained = _reconstructed(made, source, model, reconstruct, seen)
         small = made.apply(source, fold_constants=fold_constants)
-        if seen is not None and trained is None:
+        if seen is not None and trained is None:  # blocks are trained with the statistics that their batch norms have
             recalibrate_(small, seen.data)
         inputs = made.graph.trace.args, dict(made.graph.trace.kwargs)
         timed = latency({"dense": model, "pruned": small}, *inputs, seconds=3.0) if measure_latency else None
@@ -354,6 +354,4 @@ def _reconstructed(
     if seen is None:
         raise InputError("reconstruct= trains blocks on what they read; give data=, the batches they are shown")
     masked = made.mask(source)
-    # Blocks are trained with the statistics that they keep: measured anew afterwards, they would undo the training.
-    recalibrate_(masked, seen.data)
     return masked, reconstruct_(masked, model, made.keep_masks(), seen, steps=steps)

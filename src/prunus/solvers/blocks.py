@@ -51,10 +51,13 @@ def find_blocks(model: nn.Module, weights: Collection[str], batch: Batch) -> lis
 
     A module takes in weights that lie beside the only block inside it, so that no projection is left out. An
     `nn.Sequential` of more than three single layers is cut into runs of two weights each, the last of two or three.
+    Layers outside, such as a first convolution or a classifier, are blocks of their own, but for embeddings: what is
+    left of a table is right as it is.
     """
     calls = _calls(model, batch)
     finder = _Finder(frozenset(weights), frozenset(name for name, times in calls.items() if len(times) == 1))
-    blocks = finder.visit("", model).blocks
+    seen = finder.visit("", model)
+    blocks = seen.blocks + [Block(name, (name,)) for name in finder.layers(model, seen)]
     return sorted(blocks, key=lambda block: calls[block.parts[0]][0])
 
 
@@ -107,6 +110,18 @@ class _Finder:
         if name in self.once and name and seen.loose and len(seen.blocks) + len(seen.loose) >= 2 > len(seen.blocks):
             return _Seen([Block(name, (name,))])
         return seen
+
+    def layers(self, model: nn.Module, seen: _Seen) -> list[str]:
+        """Return the modules of loose weights that can be trained by themselves."""
+        owners = dict.fromkeys(name.rpartition(".")[0] for name in seen.loose)
+        taken = {part for block in seen.blocks for part in block.parts}
+        return [
+            owner
+            for owner in owners
+            if owner in self.once - {""}
+            and not any(part.startswith(f"{owner}.") for part in taken)
+            and not isinstance(model.get_submodule(owner), nn.Embedding)
+        ]
 
     def _runs(self, name: str, counts: Mapping[str, int], *, is_root: bool) -> list[Block]:
         """Cut a Sequential before every other layer that holds weights; none where it is a block itself."""

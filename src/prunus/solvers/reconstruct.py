@@ -124,7 +124,7 @@ def _blocks(
     batch = next(calibration.read(_device(model)))
     if patterns is None:
         blocks = find_blocks(model, pruned, batch)
-        why = "no module that runs once holds it and another pruned weight"
+        why = "it is in no module that runs once and can be trained"
     else:
         blocks, why = named_blocks(model, patterns, batch), "no named block holds it"
     done.left.update({name: why for name in pruned if not any(block.holds(name) for block in blocks)})
@@ -132,8 +132,8 @@ def _blocks(
     done.left.update({block.name: "nothing in it is pruned" for block in whole})
     if patterns is None and pruned and not blocks:
         raise InputError(
-            f"no block of {type(model).__name__} to reconstruct: no module inside runs once and holds two pruned "
-            "weights; name modules in blocks="
+            f"no block of {type(model).__name__} to reconstruct: no module inside that holds a pruned weight runs "
+            "exactly once; name modules in blocks="
         )
     return [block for block in blocks if block not in whole]
 
