@@ -1,6 +1,7 @@
 """Blocks trained to compute what they did: error on unseen data, zeros, the untouched rest, what is found and left."""
 
 import copy
+from itertools import pairwise
 
 import pytest
 import torch
@@ -251,9 +252,7 @@ def test_what_a_solver_chose_is_trained_on_and_its_zeros_stay():
 
 
 def flat(*widths):
-    return nn.Sequential(
-        *[each for a, b in zip(widths, widths[1:], strict=False) for each in (nn.Linear(a, b), nn.ReLU())]
-    )
+    return nn.Sequential(*[each for a, b in pairwise(widths) for each in (nn.Linear(a, b), nn.ReLU())])
 
 
 @pytest.mark.parametrize(
