@@ -1,7 +1,9 @@
 """How far solvers reach: time and peak memory on one layer, each measured in a fresh process.
 
-    OMP_NUM_THREADS=2 python benchmarks/solver_limits.py [--sizes 256 512 1024 2048 4096] [--limit 900]
-        [--out benchmarks/results/solver_limits.md]
+    OMP_NUM_THREADS=2 python benchmarks/solver_limits.py [--sizes 256 512 1024 2048 4096] [--solvers alps admm]
+        [--limit 900] [--out benchmarks/results/solver_limits.md]
+
+Rows of OUT that are not measured anew are kept.
 
 W is n × n, Gaussian; X has 8192 rows, Gaussian, float32; half of the weights are kept. Sizes at which
 a solver takes hours are not run: `lstsq` with another mask in every row and `obs` grow 16-fold per doubling.
@@ -28,6 +30,7 @@ from prunus import costs
 from prunus.solvers import solver
 
 ROWS = 8192
+SIZES = [256, 512, 1024, 2048, 4096]
 
 
 @dataclass(frozen=True)
@@ -116,25 +119,21 @@ def measured(name: str, n: int, limit: float) -> str:
     )
 
 
-def main() -> None:
-    """Print the table; write it where asked."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[256, 512, 1024, 2048, 4096])
-    parser.add_argument("--limit", type=float, default=900)
-    parser.add_argument("--one", choices=CASES, help=argparse.SUPPRESS)
-    parser.add_argument("--out", type=Path)
-    options = parser.parse_args()
-    if options.one:
-        print(json.dumps(one(options.one, options.sizes[0])))
-        return
-    load = os.getloadavg()[0]
-    lines = [
+def kept_rows(page: Path) -> dict[str, str]:
+    """Return the rows of a page, by `solver | n`."""
+    lines = page.read_text(encoding="utf-8").splitlines()
+    return {" | ".join(line[2:].split(" | ")[:2]): line for line in lines if line.startswith("| ")}
+
+
+def head() -> list[str]:
+    """What stands above the rows."""
+    return [
         "# Limits of solvers: one n × n layer, half of its weights kept",
         "",
         f"`OMP_NUM_THREADS={torch.get_num_threads()} python benchmarks/solver_limits.py`; Gaussian W and X, {ROWS} rows"
         " of X, float32.",
-        f"Each row is a fresh process. **The machine was busy with other work** (load {load:.1f} on {os.cpu_count()} "
-        "cores at the start): wall seconds are too long, CPU seconds nearer to the truth.",
+        f"Each row is a fresh process. **The machine was busy with other work** (load {os.getloadavg()[0]:.0f} on "
+        f"{os.cpu_count()} cores at the end): wall seconds are too long, CPU seconds nearer to the truth.",
         "",
         *(f"* {name}: {value}" for name, value in costs.environment().items()),
         "",
@@ -145,13 +144,29 @@ def main() -> None:
         "| solver | n | GFLOP | least s | wall s | CPU s | memory MB | relative error |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    print("\n".join(lines), flush=True)
-    for name in CASES:
-        for n in options.sizes:
-            lines.append(measured(name, n, options.limit))
-            print(lines[-1], flush=True)
+
+
+def main() -> None:
+    """Print the table; write it where asked."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=int, nargs="+", choices=SIZES, default=SIZES)
+    parser.add_argument("--solvers", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--limit", type=float, default=900)
+    parser.add_argument("--one", choices=CASES, help=argparse.SUPPRESS)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    if options.one:
+        print(json.dumps(one(options.one, options.sizes[0])))
+        return
+    rows = kept_rows(options.out) if options.out and options.out.exists() else {}
+    for n in options.sizes:
+        for name in options.solvers:
+            rows[f"{name} | {n}"] = measured(name, n, options.limit)
+            print(rows[f"{name} | {n}"], flush=True)
             if options.out:
-                options.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+                order = [f"{name} | {n}" for name in CASES for n in SIZES]
+                known = [rows[key] for key in order if key in rows]
+                options.out.write_text("\n".join([*head(), *known]) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
