@@ -41,7 +41,7 @@ from prunus.granularity import (
     group_targets,
 )
 from prunus.plans import Plan, Proof, named_state, record_of
-from prunus.solvers import Mending, Propagate, Selector, Solver, mend_, regress_
+from prunus.solvers import Mending, Propagate, Reconstruction, Selector, Solver, mend_, reconstruct_, regress_
 from prunus.solvers import solver as read_solver
 from prunus.statistics import Calibration, Loss, calibration, recalibrate_
 
@@ -242,7 +242,7 @@ def _filled(
 class PruneReport:
     """What `prune` did: costs before and after on the example inputs, measured latency, the proof, the plan.
 
-    mending: what a solver did to each layer, where there was one.
+    mending: what a solver did to each layer, where there was one; reconstruction: what training did to each block.
     latency: (dense, pruned), interleaved in one run, or None where it was not asked for.
     """
 
@@ -252,6 +252,7 @@ class PruneReport:
     latency: tuple[Latency, Latency] | None
     proof: Proof | None
     mending: Mending | None = None
+    reconstruction: Reconstruction | None = None
 
     @property
     def ratios(self) -> dict[str, float]:
@@ -276,6 +277,8 @@ class PruneReport:
             lines.append(uneven)
         if self.mending:
             lines.append(f"mended {len(self.mending.errors)} weights: {self.mending.summary}")
+        if self.reconstruction:
+            lines.append(f"reconstructed {len(self.reconstruction.errors)} blocks: {self.reconstruction.summary}")
         if self.proof:
             lines.append(f"proved: thinned == masked to {self.proof.max_rel:.1e} (relative, {self.proof.dtype})")
         return "\n".join(lines)
@@ -307,6 +310,7 @@ def prune(
     inexact: Inexact = "forbid",
     solver: str | Solver | None = None,
     propagate: Propagate = "sparse",
+    reconstruct: int | None = None,
     data: Any = None,
     loss: Loss | None = None,
     **decision: Any,
@@ -316,8 +320,10 @@ def prune(
     args, kwargs: example inputs. fold_constants: as in `Plan.apply`. inexact: as in `trace`.
     solver: mends what is left of every pruned weight, such as `lstsq` or `alps`, so that each layer computes again
         what it did; propagate: as in `prunus.solvers.mend_`. With `criterion="solver"` it chooses the zeros, too.
-    data, loss: batches for the solver, for criteria that observe the model, and to measure batch norms anew once the
-        model is small; see `prunus.statistics.Calibration`.
+    reconstruct: steps of Adam that train each block, such as an attention, an MLP or a residual block, to compute again
+        what it did, after a solver where there is one; see `prunus.solvers.reconstruct_`.
+    data, loss: batches for solver and reconstruction, for criteria that observe the model, and to measure batch norms
+        anew once the model is small (not after reconstruction); see `prunus.statistics.Calibration`.
     decision: the other arguments of `plan`: ratio or target, granularity, criterion, …
     Returns the smaller model, with the same state-dict keys (see `Plan.apply`), and a report that prints itself; from
     one in `torch.compile` or a data-parallel wrapper comes the plain module.
@@ -326,8 +332,9 @@ def prune(
     with torch.no_grad():
         graph, seen = trace(model, args, kwargs, inexact=inexact), calibration(data, loss)
         made, source, mending = _decided(graph, model, solver, propagate, seen, decision)
+        source, trained = _reconstructed(made, source, model, reconstruct, seen)
         small = made.apply(source, fold_constants=fold_constants)
-        if seen is not None:
+        if seen is not None and trained is None:  # blocks are trained with the statistics that their batch norms have
             recalibrate_(small, seen.data)
         inputs = made.graph.trace.args, dict(made.graph.trace.kwargs)
         timed = latency({"dense": model, "pruned": small}, *inputs, seconds=3.0) if measure_latency else None
@@ -339,6 +346,7 @@ def prune(
             latency=(timed["dense"], timed["pruned"]) if timed else None,
             proof=record.proof if record else None,
             mending=mending,
+            reconstruction=trained,
         )
 
 
@@ -401,3 +409,15 @@ def _decided(
     mending = mend_(mended, model, wanted, chosen, seen, propagate=propagate)
     provenance = {**{k: str(v) for k, v in decision.items()}, "criterion": chosen.name}
     return Plan.from_pruned(graph, {}, mending.masks, provenance), mended, mending
+
+
+def _reconstructed(
+    made: Plan, source: nn.Module, model: nn.Module, steps: int | None, seen: Calibration | None
+) -> tuple[nn.Module, Reconstruction | None]:
+    """Return the model whose weights the plan is applied to, its blocks trained where that was asked for."""
+    if steps is None:
+        return source, None
+    if seen is None:
+        raise InputError("reconstruct= trains blocks on what they read; give data=, the batches they are shown")
+    masked = made.mask(source)
+    return masked, reconstruct_(masked, model, made.keep_masks(), seen, steps=steps)

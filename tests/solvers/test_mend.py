@@ -9,13 +9,13 @@ from torch.nn import functional
 
 import prunus
 from prunus.errors import InputError, NameNotFound
-from prunus.solvers import mend, mend_, solver
+from prunus.solvers import mend_, solver
 from prunus.statistics import Calibration, recalibrate_
 
 
 @pytest.fixture
 def without_ridge(monkeypatch):
-    monkeypatch.setattr(mend, "RIDGE", 1e-12)
+    monkeypatch.setattr("prunus.solvers.observed.RIDGE", 1e-12)
 
 
 def data(*shape, number=4):

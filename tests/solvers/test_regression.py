@@ -10,16 +10,16 @@ from torch.nn import functional
 import prunus
 from prunus.errors import InputError
 from prunus.granularity import group_targets
-from prunus.solvers import mend, regress_, solver
+from prunus.solvers import regress_, solver
 from prunus.solvers.channels import lasso_channels
-from prunus.solvers.mend import observed
+from prunus.solvers.observed import observed
 from prunus.solvers.regression import unit_regression
 from prunus.statistics import Calibration, readings
 
 
 @pytest.fixture(autouse=True)
 def without_ridge(monkeypatch):
-    monkeypatch.setattr(mend, "RIDGE", 1e-12)
+    monkeypatch.setattr("prunus.solvers.observed.RIDGE", 1e-12)
 
 
 def data(*shape, number=4):
@@ -93,9 +93,9 @@ def test_units_of_several_columns_against_explicit_products(transposed):
     if not transposed:
         model.weight = nn.Parameter(model.weight.detach().T.contiguous())
     x, w = torch.cat(batches), model.weight.detach() if transposed else model.weight.detach().T
-    layer = readings(model, ["weight"], Calibration(batches))["weight"]
-    problem = observed(layer, model, model, Calibration(batches), model.weight.detach())
-    quadratic, linear, squares = unit_regression(problem, model.weight.detach(), torch.arange(12).reshape(3, 4))
+    (readers,) = readings(model, ["weight"], Calibration(batches))
+    (problem,) = observed(readers, model, model, Calibration(batches))
+    quadratic, linear, squares = unit_regression(problem, torch.arange(12).reshape(3, 4))
     parts = [x[:, 4 * c : 4 * c + 4] @ w[4 * c : 4 * c + 4] for c in range(3)]
     rest = x @ w - x[:, 12:] @ w[12:]
     for i in range(3):
@@ -109,9 +109,9 @@ def test_units_of_a_convolution_against_explicit_channels():
     """Channel c is nine columns; the third input channel belongs to no unit."""
     conv = nn.Conv2d(3, 4, 3, stride=2, padding=1, bias=False).double()
     (x,) = data(2, 3, 7, 7, number=1)
-    layer = readings(conv, ["weight"], Calibration([x]))["weight"]
-    problem = observed(layer, conv, conv, Calibration([x]), conv.weight.detach())
-    quadratic, linear, squares = unit_regression(problem, conv.weight.detach(), torch.tensor([[1], [0]]))
+    (readers,) = readings(conv, ["weight"], Calibration([x]))
+    (problem,) = observed(readers, conv, conv, Calibration([x]))
+    quadratic, linear, squares = unit_regression(problem, torch.tensor([[1], [0]]))
 
     def part(channel):
         only = torch.zeros_like(x)

@@ -1,15 +1,17 @@
-"""How is the rest mended? Solvers choose a layer's mask and refit what is left, from W and G = XᵀX alone."""
+"""How is the rest mended? Solvers refit a layer, or choose its mask too, from W and G = XᵀX; blocks are trained."""
 
 from prunus.solvers.admm import ADMM
 from prunus.solvers.alps import ALPS
 from prunus.solvers.base import Solved, Solver, register, solver, solver_names
 from prunus.solvers.bias import BiasShift
+from prunus.solvers.blocks import Block, find_blocks
 from prunus.solvers.exact_obs import ExactOBS
 from prunus.solvers.layers import matrix_of, solve_layer, weight_of
 from prunus.solvers.least_squares import LeastSquares
 from prunus.solvers.mend import Mending, Propagate, mend_
 from prunus.solvers.pattern import Pattern
 from prunus.solvers.problem import relative_error
+from prunus.solvers.reconstruct import Reconstruction, reconstruct_
 from prunus.solvers.regression import Selector, regress_
 from prunus.solvers.sparsegpt import SparseGPT
 from prunus.solvers.swaps import Swaps, improve_mask
@@ -21,19 +23,23 @@ __all__ = [
     "ADMM",
     "ALPS",
     "BiasShift",
+    "Block",
     "ExactOBS",
     "LeastSquares",
     "Mending",
     "Pattern",
     "Propagate",
+    "Reconstruction",
     "Selector",
     "Solved",
     "Solver",
     "SparseGPT",
     "Swaps",
+    "find_blocks",
     "improve_mask",
     "matrix_of",
     "mend_",
+    "reconstruct_",
     "register",
     "regress_",
     "relative_error",

@@ -11,18 +11,12 @@ from torch import Tensor, nn
 
 from prunus.errors import InputError, NameNotFound, naming
 from prunus.plans import named_state
-from prunus.solvers.base import Solved, Solver
+from prunus.solvers.base import Solver
 from prunus.solvers.bias import BiasShift
-from prunus.solvers.layers import Kind, matrix_of, solve_layer, weight_of
-from prunus.statistics import Calibration, Layer, Reading, readings, wide
+from prunus.solvers.observed import LayerProblem, Request, observed
+from prunus.statistics import Calibration, evaluating, readings
 
 Propagate = Literal["sparse", "dense"]
-
-Request = Tensor | float | tuple[int, int]
-"""What is kept of a weight: a mask (bool, the weight's shape), a density for the solver to choose by, or n of m."""
-
-RIDGE = 0.01
-"""Pull towards the old weights, as a share of the Gram matrix's mean diagonal: few data must not overwhelm them."""
 
 
 @dataclass(frozen=True)
@@ -66,127 +60,51 @@ def mend_(
     wanted: weight name -> mask, density, or (n, m); the last two let the solver choose. Masks of biases say which of
         their entries stay 0, where the solver moves biases.
     propagate: `sparse` shows each layer what the pruned and mended layers before it hand on, and aims at the dense
-        model's output, so that errors are made up for; two passes over the data per layer. `dense` shows it what the
-        dense model hands on.
-    Memory: beside the two models, one layer's inputs of one batch and its Gram matrices.
+        model's output, so that errors are made up for; two passes over the data per layer, stopped at the layer.
+        `dense` shows it what the dense model hands on.
+    Layers that read one tensor, such as query, key and value, are taken together.
+    Memory: beside the two models, one layer's inputs of one batch, its Gram matrices, and YᵀX of each taken together.
     Raises InputError where the solver cannot do what is wanted, TrainingError where model or data fail.
     """
     if propagate not in get_args(Propagate):
         raise NameNotFound.of("word for propagate", str(propagate), get_args(Propagate))
-    done = Mending()
+    done, follow = Mending(), model if propagate == "sparse" else reference
     weights = [name for name, request in wanted.items() if not isinstance(request, Tensor) or request.dim() > 1]
     order = readings(reference, weights, calibration)
-    tensors, dense = named_state(model), named_state(reference)
-    for number, (name, layer) in enumerate(order.items(), start=1):
-        if layer.kind == "conv_transpose":
+    total = sum(len(readers.layers) for readers in order)
+    with evaluating(model), evaluating(reference):
+        for readers in order:
+            for problem in observed(readers, follow, reference, calibration):
+                _mend_(problem, named_state(model), wanted, solver, done)
+                if progress is not None:
+                    progress(len(done.masks), total, problem.layer.name)
+    layers = {layer.name: layer for readers in order for layer in readers.layers}
+    for name in weights:
+        if name not in layers:
+            done.left[name] = "it reads nothing that could be observed"
+        elif layers[name].kind == "conv_transpose":
             done.left[name] = "the inputs of a transposed convolution overlap in its outputs"
-            continue
-        follow = model if propagate == "sparse" else reference
-        problem = observed(layer, follow, reference, calibration, dense[name])
-        if isinstance(solver, BiasShift):
-            _move_bias_(tensors, problem, wanted, done)
-        else:
-            with naming(name):
-                solved = solve_observed(problem, dense[name], wanted[name], solver)
-            with_zeros = tensors[name] * solved.keep
-            tensors[name].copy_(solved.weight)
-            done.masks[name] = solved.keep
-            done.errors[name] = (problem.error(with_zeros), problem.error(solved.weight))
-        if progress is not None:
-            progress(number, len(order), name)
-    done.left.update({name: "it reads nothing that could be observed" for name in weights if name not in order})
     return done
 
 
-@dataclass
-class LayerProblem:
-    """min ‖X W'ᵀ − Y‖² of one layer, a group of channels at a time.
-
-    gram: (groups, C, C), XᵀX. goal: (groups, R, C), YᵀX. energy: ‖Y‖².
-    sums: (groups, C), of X, and (groups, R), of Y, float64. rows: T.
-    """
-
-    layer: Layer
-    gram: Tensor
-    goal: Tensor
-    sums: tuple[Tensor, Tensor]
-    energy: float = 0.0
-    rows: int = 0
-
-    @property
-    def kind(self) -> Kind:
-        """The layer's kind, as `matrix_of` names it."""
-        return _kind(self.layer)
-
-    def matrices(self, weight: Tensor) -> Tensor:
-        """Return the weight as (groups, R, C)."""
-        return matrix_of(wide(weight), self.kind, groups=self.layer.groups)
-
-    def error(self, weight: Tensor) -> float:
-        """Return ‖X W'ᵀ − Y‖² / ‖Y‖²."""
-        w = self.matrices(weight).double()
-        change = ((w @ self.gram.double() - 2 * self.goal.double()) * w).sum() + self.energy
-        return max(0.0, float(change)) / self.energy if self.energy else 0.0
-
-    def missing(self, weight: Tensor) -> Tensor:
-        """Return the mean of Y − X W'ᵀ, (groups · R,) float64: the constant that makes up for most of it."""
-        read, computed = self.sums
-        given = torch.einsum("gc,grc->gr", read, self.matrices(weight).double())
-        return (computed - given).flatten() / max(1, self.rows)
-
-    def target(self, weight: Tensor) -> Tensor:
-        """Return the unpruned weights that come nearest to Y, of the weight's shape.
-
-        ‖X W'ᵀ − Y‖² then is ‖X (W' − target)ᵀ‖² and a constant: a problem that every solver takes.
-        """
-        w, gram = self.matrices(weight).double(), self.gram.double()
-        ridge = RIDGE * gram.diagonal(dim1=1, dim2=2).mean(dim=1).clamp(min=1e-30)
-        damped = gram + torch.diag_embed(ridge.unsqueeze(1).expand(gram.shape[:2]))
-        right = self.goal.double() + ridge[:, None, None] * w
-        found = torch.linalg.solve(damped, right.mT).mT
-        return weight_of(found.to(self.gram.dtype), self.kind, weight.shape)
-
-
-def _kind(layer: Layer) -> Kind:
-    return "conv1d_hf" if layer.is_transposed else "conv" if layer.kind == "conv" else "linear"
-
-
-def observed(
-    layer: Layer, model: nn.Module, reference: nn.Module, calibration: Calibration, weight: Tensor
-) -> LayerProblem:
-    """Run both models over the data, and sum up what the layer reads in one and computes in the other."""
-    columns, like = layer.num_columns, wide(weight)
-    gram = like.new_zeros(layer.groups, columns, columns)
-    w = matrix_of(like, _kind(layer), groups=layer.groups)
-    sums = torch.zeros_like(w[:, 0], dtype=torch.float64), torch.zeros_like(w[..., 0], dtype=torch.float64)
-    problem = LayerProblem(layer, gram, torch.zeros_like(w), sums)
-    for batch in calibration.read(weight.device):
-        dense = Reading.of(reference, layer.name, batch)
-        seen = dense if model is reference else Reading.of(model, layer.name, batch)
-        for x, x_dense in zip(seen.columns(layer), dense.columns(layer), strict=True):
-            y = x_dense @ w.mT
-            gram.baddbmm_(x.mT, x)
-            problem.goal.baddbmm_(y.mT, x)
-            sums[0].add_(x.sum(dim=1, dtype=torch.float64))
-            sums[1].add_(y.sum(dim=1, dtype=torch.float64))
-            problem.rows += x.shape[1]
-            problem.energy += float(y.square().sum(dtype=torch.float64))
-    return problem
-
-
-def solve_observed(problem: LayerProblem, weight: Tensor, wanted: Request, solver: Solver) -> Solved:
-    """Solve a layer for what was observed of it; weight: the dense one."""
-    keep = wanted if isinstance(wanted, Tensor) else None
-    return solve_layer(
-        problem.target(weight).to(weight.dtype),
-        problem.gram,
-        solver,
-        kind=problem.kind,
-        groups=problem.layer.groups,
-        keep=keep,
-        density=wanted if isinstance(wanted, float) else None,
-        pattern=wanted if isinstance(wanted, tuple) else None,
-    )
+def _mend_(
+    problem: LayerProblem,
+    tensors: Mapping[str, Tensor],
+    wanted: Mapping[str, Request],
+    solver: Solver,
+    done: Mending,
+) -> None:
+    """Solve one layer, and note it in `done`."""
+    name = problem.layer.name
+    if isinstance(solver, BiasShift):
+        _move_bias_(tensors, problem, wanted, done)
+        return
+    with naming(name):
+        solved = problem.solve(wanted[name], solver)
+    with_zeros = tensors[name] * solved.keep
+    tensors[name].copy_(solved.weight)
+    done.masks[name] = solved.keep
+    done.errors[name] = (problem.error(with_zeros), problem.error(solved.weight))
 
 
 def _move_bias_(

@@ -17,8 +17,9 @@ from prunus.granularity import MemberUnits, Part, Target
 from prunus.plans import named_state
 from prunus.solvers.base import Solver
 from prunus.solvers.channels import greedy_order, lasso_choice
-from prunus.solvers.mend import LayerProblem, Mending, observed, solve_observed
-from prunus.statistics import Calibration, Layer, readings
+from prunus.solvers.mend import Mending
+from prunus.solvers.observed import LayerProblem, observed
+from prunus.statistics import Calibration, Layer, Readers, evaluating, readings
 
 Selector = Literal["lasso", "thinet"]
 
@@ -46,24 +47,26 @@ def regress_(
     """
     if selector not in get_args(Selector):
         raise NameNotFound.of("selector", str(selector), get_args(Selector))
-    tensors, dense = named_state(model), named_state(reference)
+    tensors = named_state(model)
     names = {part.param for target in targets for part in target.parts if part.role == "in"}
-    order = readings(reference, names, calibration)
+    found = readings(reference, names, calibration)
+    order = {layer.name: Readers((layer,), once=each.once) for each in found for layer in each.layers}
     places = {name: place for place, name in enumerate(order)}
     readers = {target.name: _readers(target, order) for target in targets}
     done, pruned = Mending(), dict[str, Tensor]()
     for target in sorted(targets, key=lambda t: min(places[part.param] for part in readers[t.name])):
         parts = readers[target.name]
-        problems = [observed(order[p.param], model, reference, calibration, dense[p.param]) for p in parts]
-        pruned[target.name] = _choose(target, parts, problems, dense, counts[target.name], selector)
+        with evaluating(model), evaluating(reference):
+            problems = [observed(order[part.param], model, reference, calibration)[0] for part in parts]
+        pruned[target.name] = _choose(target, parts, problems, counts[target.name], selector)
         for part in target.parts:
             if tensors[part.param].is_floating_point():
                 keep = part.units.scatter(pruned[target.name]).to(tensors[part.param].device)
                 done.masks[part.param] = done.masks[part.param] & keep if part.param in done.masks else keep
                 tensors[part.param].masked_fill_(~keep, 0)
         for part, problem in zip(parts, problems, strict=True):
-            solved = solve_observed(problem, dense[part.param], done.masks[part.param], solver)
-            before = problem.error(dense[part.param] * solved.keep)
+            solved = problem.solve(done.masks[part.param], solver)
+            before = problem.error(problem.weight * solved.keep)
             tensors[part.param].copy_(solved.weight)
             done.errors[part.param] = (before, problem.error(solved.weight))
         if progress is not None:
@@ -71,11 +74,11 @@ def regress_(
     return pruned, done
 
 
-def _readers(target: Target, order: Mapping[str, Layer]) -> list[Part]:
+def _readers(target: Target, order: Mapping[str, Readers]) -> list[Part]:
     found = [
         part
         for part in target.parts
-        if part.role == "in" and part.param in order and _reads_alone(order[part.param], part)
+        if part.role == "in" and part.param in order and _reads_alone(order[part.param].layers[0], part)
     ]
     if not found:
         raise InputError(
@@ -100,7 +103,6 @@ def _choose(
     target: Target,
     parts: Sequence[Part],
     problems: Sequence[LayerProblem],
-    dense: Mapping[str, Tensor],
     count: int,
     selector: Selector,
 ) -> Tensor:
@@ -108,7 +110,7 @@ def _choose(
     quadratic = torch.zeros(target.num_units, target.num_units, dtype=torch.float64)
     linear, norms = quadratic.new_zeros(target.num_units), quadratic.new_zeros(target.num_units)
     for part, problem in zip(parts, problems, strict=True):
-        a, b, squares = unit_regression(problem, dense[part.param], _members(part).index)
+        a, b, squares = unit_regression(problem, _members(part).index)
         energy = problem.energy or 1.0
         quadratic += a.cpu() / energy
         linear += b.cpu() / energy
@@ -120,13 +122,14 @@ def _choose(
     return ~kept
 
 
-def unit_regression(problem: LayerProblem, weight: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def unit_regression(problem: LayerProblem, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Compute A_ij = <Z_i, Z_j>, b_i = <Z_i, Y − Z_rest> and ‖W_i‖² of units that read several columns each.
 
     Z_i is what unit i gives to the output: its columns of X times those of W. index: (U, k), the unit's positions along
     the weight's inputs. Columns that belong to no unit are Z_rest.
     Returns (U, U), (U,) and (U,), float64.
     """
+    weight = problem.weight
     w, gram, goal = problem.matrices(weight)[0].double(), problem.gram[0].double(), problem.goal[0].double()
     taps = w.shape[1] // weight.shape[0 if problem.layer.is_transposed else 1]
     columns = (index.to(w.device).unsqueeze(-1) * taps + torch.arange(taps, device=w.device)).flatten(1)

@@ -16,7 +16,9 @@ from prunus.statistics.kinds import (
     wide,
 )
 from prunus.statistics.layers import Layer
-from prunus.statistics.reading import Reading, readings
+from prunus.statistics.modes import evaluating, undisturbed
+from prunus.statistics.reading import Readers, Reading, readings
+from prunus.statistics.stopping import Stop, until_stopped
 from prunus.statistics.store import Statistics
 
 __all__ = [
@@ -29,15 +31,20 @@ __all__ = [
     "OfInputs",
     "OfModel",
     "OfTraining",
+    "Readers",
     "Reading",
     "Requests",
     "Statistics",
+    "Stop",
     "calibration",
     "collect",
+    "evaluating",
     "readings",
     "recalibrate_",
     "register",
     "statistic",
     "statistic_names",
+    "undisturbed",
+    "until_stopped",
     "wide",
 ]

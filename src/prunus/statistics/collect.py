@@ -215,8 +215,7 @@ class _Inputs:
 
     def _source(self, layer: Layer, x: Tensor) -> str:
         """Return the layer that read this very tensor first, in the same way; it counts for all that do."""
-        geometry = replace(layer, name="", shape=torch.Size((0, layer.num_columns, *layer.shape[2:])))
-        way = (id(x), x._version, geometry)
+        way = (id(x), x._version, layer.way)
         first, seen = self._recent.get(way, (layer.name, None))
         if seen is None or seen() is not x:
             self._recent[way], first = (layer.name, weakref.ref(x)), layer.name

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -41,6 +41,11 @@ class Layer:
         if self.kind == "linear":
             return self.shape[0 if self.is_transposed else 1]
         return self.shape[0] // self.groups if self.kind == "conv_transpose" else self.shape[1:].numel()
+
+    @property
+    def way(self) -> Layer:
+        """How it reads, without its name and number of outputs: layers of one way see the same columns of a tensor."""
+        return replace(self, name="", shape=torch.Size((0, self.num_columns, *self.shape[2:])))
 
     def channels(self, x: Tensor) -> Tensor:
         """View the input as (T, C): every position, sample and token is a row."""

@@ -12,9 +12,15 @@ from torch import nn
 @contextmanager
 def undisturbed(model: nn.Module, *, gradients: bool = False) -> Iterator[None]:
     """Run in eval mode, with gradients of all parameters where they are wanted; put modes, flags and buffers back."""
+    with evaluating(model, gradients=gradients), same_buffers(model):
+        yield
+
+
+@contextmanager
+def evaluating(model: nn.Module, *, gradients: bool = False) -> Iterator[None]:
+    """Run in eval mode, with gradients of all parameters where they are wanted; put modes and flags back."""
     modes = {module: module.training for module in model.modules()}
     flags = {parameter: parameter.requires_grad for parameter in model.parameters() if parameter.is_leaf}
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     fast_path = torch.backends.mha.get_fastpath_enabled()
     model.eval()
     torch.backends.mha.set_fastpath_enabled(False)  # it reads weights without any function that could be watched
@@ -29,6 +35,15 @@ def undisturbed(model: nn.Module, *, gradients: bool = False) -> Iterator[None]:
             module.training = mode
         for parameter, flag in flags.items():
             parameter.requires_grad_(flag)
+
+
+@contextmanager
+def same_buffers(model: nn.Module) -> Iterator[None]:
+    """Put buffers back that a forward pass counts or caches in."""
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    try:
+        yield
+    finally:
         with torch.no_grad():
             for name, buffer in model.named_buffers():
                 if name in buffers and buffer.shape == buffers[name].shape:

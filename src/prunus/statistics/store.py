@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -77,10 +78,16 @@ class Statistics:
         self.layers |= other.layers
 
     def all_reduce_(self, group: torch.distributed.ProcessGroup | None = None) -> None:
-        """Add up over all ranks of a process group, all of which must have observed the same tensors."""
+        """Add up over all ranks of a process group, in place.
+
+        Raises InputError, on every rank, where they have not observed the same tensors in the same shapes.
+        """
+        mine = {key: (tuple(value.shape), value.dtype) for key, value in self._sums.items()}
+        _check_alike(_gathered(mine | {key: there for key, there in self._same.items() if key not in mine}, group))
         for key in sorted(self._sums):
-            total = self._sums[key]
+            total = self._sums[key].contiguous()  # gradients may be strided as their weights are
             torch.distributed.all_reduce(total, group=group)
+            self._sums[key].copy_(total)
             count = torch.tensor(self._counts[key], dtype=torch.float64, device=total.device)
             torch.distributed.all_reduce(count, group=group)
             self._counts[key] = float(count)
@@ -98,3 +105,35 @@ class Statistics:
                 "or computes its weight from other parameters; exclude it, or use a criterion that needs weights alone"
             )
         return found
+
+
+def _gathered(mine: Mapping[Key, object], group: torch.distributed.ProcessGroup | None) -> list[Mapping[Key, object]]:
+    """Return what every rank holds, by rank."""
+    found: list[Mapping[Key, object]] = [{} for _ in range(torch.distributed.get_world_size(group))]
+    torch.distributed.all_gather_object(found, mine, group=group)
+    return found
+
+
+def _check_alike(ranks: Sequence[Mapping[Key, object]]) -> None:
+    """Raise InputError for the first key that not all ranks hold alike; adding would wait for ever or mix tensors."""
+    for key in sorted({key for held in ranks for key in held}):
+        there = [rank for rank, held in enumerate(ranks) if key in held]
+        what = f"{key[1]}: {key[0].replace('_', ' ')}"
+        if len(there) < len(ranks):
+            missing = next(rank for rank in range(len(ranks)) if rank not in there)
+            raise InputError(
+                f"{what} was observed on rank {there[0]} but not on rank {missing}, where its layer did not run; "
+                "give every rank data that runs it, or exclude it"
+            )
+        first, other = ranks[0][key], next((rank for rank in there if ranks[rank][key] != ranks[0][key]), None)
+        if other is not None:
+            raise InputError(
+                f"{what} is {_told(first)} on rank 0 and {_told(ranks[other][key])} on rank {other}; "
+                "collect from the same model on every rank"
+            )
+
+
+def _told(held: Any) -> str:
+    """A shape and a dtype; or whose sum is shared."""
+    shape, dtype = held
+    return f"{shape} {dtype}" if isinstance(shape, tuple) else f"that of {dtype}"
