@@ -107,11 +107,13 @@ def measured(name: str, n: int, limit: float) -> str:
     gflop = f"{case.flops(n) / 1e9:,.0f}"
     if n > case.largest:
         return f"| {name} | {n} | {gflop} | not run | | | | |"
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     command = [sys.executable, __file__, "--one", name, "--sizes", str(n)]
     try:
         run = subprocess.run(command, capture_output=True, text=True, check=True, timeout=limit)
     except subprocess.TimeoutExpired:
-        return f"| {name} | {n} | {gflop} | | more than {limit:.0f} | | | |"
+        spent = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before
+        return f"| {name} | {n} | {gflop} | | stopped at {limit:.0f} | {spent:.0f} so far | | |"
     f = json.loads(run.stdout.splitlines()[-1])
     return (
         f"| {name} | {n} | {gflop} | {f['least']:.1f} | {f['wall']:.1f} | {f['cpu']:.1f} | {f['memory']:,.0f} "

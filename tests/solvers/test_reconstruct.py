@@ -110,21 +110,20 @@ def test_attentions_and_mlps_come_nearer_to_the_dense_ones_on_unseen_data():
 def test_the_errors_are_those_of_the_block_on_its_inputs_now_and_its_outputs_then():
     model, pruned, masks = transformer()
     data = tokens()
-    done = reconstruct_(pruned, model, masks, data, blocks=["layers.1.mlp"])
-
-    def read_and_returned(net, x):
-        seen = []
-        with net.layers[1].mlp.register_forward_hook(lambda _, args, output: seen.extend([args[0], output])):
-            net(x)
-        return seen
-
+    done = reconstruct_(pruned, model, masks, data, blocks=["layers.1.attention"], steps=20)
     with torch.no_grad():
         changes = energy = 0.0
         for x in data.data:
-            (read, _), (_, wanted) = read_and_returned(pruned, x), read_and_returned(model, x)
-            changes += float((pruned.layers[1].mlp(read) - wanted).square().sum())
-            energy += float(wanted.square().sum())
-    assert done.errors["layers.1.mlp"][1] == pytest.approx(changes / energy, rel=1e-5)
+            read, wanted = pruned.layers[0](x), model.layers[0](x)  # the first layer was left
+            new, old = (
+                net.layers[1].attention(hidden=net.layers[1].norm(x), scale={"by": 0.3})["output"]
+                for net, x in ((pruned, read), (model, wanted))
+            )
+            changes += float((new - old).square().sum())
+            energy += float(old.square().sum())
+    before, after = done.errors["layers.1.attention"]
+    assert after < 0.9 * before
+    assert after == pytest.approx(changes / energy, rel=1e-5)
 
 
 def test_a_linear_block_ends_at_least_squares():
