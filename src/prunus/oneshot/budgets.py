@@ -1,0 +1,131 @@
+"""Meet a budget: the mildest fraction that does, then what is not needed is given back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from prunus.allocation import (
+    Budget,
+    ScoredTarget,
+)
+from prunus.axes import Graph
+from prunus.errors import InputError
+from prunus.granularity import (
+    COUPLED,
+    Depth,
+    Granularity,
+    JoinedUnits,
+    Target,
+)
+
+Counts = Mapping[str, int]
+
+
+def dropped(target: Target, scored: Mapping[str, ScoredTarget], counts: Counts) -> tuple[str, ...]:
+    """Name the residual blocks that go: those with the lowest scores."""
+    units = target.parts[0].units
+    assert isinstance(units, JoinedUnits)
+    gone = units.pick(scored[target.name].scores, counts[target.name]).tolist()
+    return tuple(block.name for block, goes in zip(units.blocks, gone, strict=True) if goes)
+
+
+def ruler_of(
+    graph: Graph,
+    budget: Budget,
+    kind: Granularity,
+    targets: Sequence[Target],
+    scored: Mapping[str, ScoredTarget],
+) -> Callable[[Counts], tuple[float, float]]:
+    """Return a function from counts to the budget's quantity, pruned and dense."""
+    by_depth, structured = isinstance(kind, Depth), isinstance(kind, Depth) or kind.name in COUPLED
+    full = graph.size()
+    elements = {t.name: t.parts[0].units.shape.numel() / max(1, t.num_units) for t in targets}
+    total = sum(t.parts[0].units.shape.numel() for t in targets)
+
+    def structured_size(counts: Counts) -> tuple[float, float]:
+        if by_depth:
+            left = graph.size({}, dropped(targets[0], scored, counts))
+        else:
+            left = graph.size({name: graph[name].size - count for name, count in counts.items()})
+        if budget.quantity == "sparsity":
+            return 1 - left.params / full.params, 0.0
+        quantity = "params" if budget.quantity == "nnz" else budget.quantity
+        return getattr(left, quantity), getattr(full, quantity)
+
+    def zeros(counts: Counts) -> tuple[float, float]:
+        gone = sum(count * elements[name] for name, count in counts.items())
+        if budget.quantity == "sparsity":
+            return gone / total, 0.0
+        return full.params - gone, full.params
+
+    if not structured and budget.quantity not in ("sparsity", "nnz"):
+        raise InputError(
+            f"zeroed elements do not lower {budget.quantity}; ask for sparsity= or nnz=, or use granularity='filter'"
+        )
+    return structured_size if structured else zeros
+
+
+def meet(
+    budget: Budget,
+    counts: Callable[[float], dict[str, int]],
+    ruler: Callable[[Counts], tuple[float, float]],
+    equal: Sequence[tuple[str, ...]],
+    steps: Mapping[str, int],
+) -> dict[str, int]:
+    """Find the mildest fraction that meets the budget, then give back what is not needed, target by target.
+
+    equal: names of targets whose counts must stay equal, which are given back together. steps: how many units of a
+    target are given back at once; those that are absent have a fixed number.
+    """
+    low, high = 0.0, 1 - 1e-9
+    if not budget.is_met(*ruler(counts(high))):
+        value, dense = ruler(counts(high))
+        shown = f"{value / dense:.3f} of the dense model" if dense else f"{value:.3f}"
+        raise InputError(
+            f"budget {budget} is out of reach: {budget.quantity} gets to {shown} at most; see graph.frozen"
+        )
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (low, middle) if budget.is_met(*ruler(counts(middle))) else (middle, high)
+    mild, chosen = counts(low), counts(high)
+    bound = {name for names in equal for name in names}
+    sets = [*equal, *((name,) for name in chosen if name not in bound)]
+    for names in sets:
+        returned = {**chosen, **{name: min(chosen[name], mild[name]) for name in names if name in chosen}}
+        if budget.is_met(*ruler(returned)):
+            chosen = returned
+    return _filled(budget, chosen, ruler, sets, steps)
+
+
+CLOSE = 0.01
+"""The share of a budget that may stay unused where a finer choice of units could use it."""
+
+
+def _filled(
+    budget: Budget,
+    chosen: dict[str, int],
+    ruler: Callable[[Counts], tuple[float, float]],
+    sets: Sequence[tuple[str, ...]],
+    steps: Mapping[str, int],
+) -> dict[str, int]:
+    """Give single steps back while too much of the budget is unused: dearest first, in turn, so that none gets many.
+
+    One fraction for all targets is coarse where a unit is dear, a head of few or a member of a large equal set.
+    """
+
+    def returned(names: Sequence[str]) -> dict[str, int]:
+        return {**chosen, **{n: max(0, chosen[n] - steps[n]) for n in names if n in chosen and n in steps}}
+
+    def is_close() -> bool:
+        return budget.unused(*ruler(chosen)) <= CLOSE
+
+    if is_close():
+        return chosen
+    dearest = sorted(sets, key=lambda names: budget.unused(*ruler(returned(names))))
+    before = None
+    while chosen != before and not is_close():
+        before = chosen
+        for names in dearest:
+            if not is_close() and budget.is_met(*ruler(returned(names))):
+                chosen = returned(names)
+    return chosen

@@ -1,0 +1,114 @@
+"""Decide what goes: scores, counts, units; nothing is touched."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from prunus.allocation import (
+    Allocator,
+    Budget,
+    ScoredTarget,
+    allocator,
+    check_ratio,
+    levelled,
+    measure_for,
+    parse_budget,
+    score_for,
+)
+from prunus.axes import Graph
+from prunus.criteria import Criterion, collect_for, criterion
+from prunus.errors import InputError
+from prunus.granularity import (
+    COUPLED,
+    FIXED,
+    Depth,
+    Granularity,
+    TargetSpec,
+    as_list,
+    block_target,
+    find_targets,
+    granularity,
+)
+from prunus.oneshot.budgets import dropped, meet, ruler_of
+from prunus.plans import Plan, named_state
+from prunus.statistics import Loss, calibration
+
+
+def plan(
+    graph: Graph,
+    *,
+    ratio: float | None = None,
+    target: str | Mapping[str, float] | Budget | None = None,
+    granularity: str | Granularity = "filter",
+    criterion: str | Criterion = "l2",
+    allocation: str | Mapping[str, Any] | Allocator = "uniform",
+    targets: TargetSpec = "*",
+    protect: TargetSpec = (),
+    round_to: int = 1,
+    data: Any = None,
+    loss: Loss | None = None,
+) -> Plan:
+    """Decide what goes; nothing is touched.
+
+    graph: from `trace`; the criterion reads the weights of its model as they are now.
+    ratio: the share of units (or elements) to remove, 0 <= ratio < 1; n:m and patterns need none. target: a budget
+        instead, such as `macs=0.5`, `params<=2e6` or `sparsity=0.9`: the mildest ratio that meets it is found.
+    granularity: `filter` or `channel` remove coupled units and `layer` whole residual blocks, which shrinks the model;
+        every other one zeroes elements.
+    targets: patterns, or a mapping such as `{"kind": "ffn"}`; see `prunus.granularity.group_targets`. For `layer`,
+        patterns over the names of residual blocks.
+    data, loss: batches, and a function (output, target) -> loss, for criteria that observe the model; see
+        `prunus.statistics.Calibration`.
+    protect: name patterns, or `{"kind": "head"}`, that stay whole. round_to: kept counts become multiples of it.
+    Raises InputError for a wrong ratio or a budget out of reach, NothingToPrune where the request changes nothing.
+    """
+    kind, rank, share = _granularity(granularity), _criterion(criterion), allocator(allocation)
+    wanted = _with_protection(targets, protect)
+    by_depth = isinstance(kind, Depth)
+    found = [block_target(graph, wanted)] if by_depth else find_targets(graph.model, kind, wanted, graph)
+    tensors = named_state(graph.model)
+    seen = collect_for(graph.model, rank, found, calibration(data, loss))
+    scored = {
+        t.name: ScoredTarget.of(
+            t, score_for(share, t, tensors, rank, seen), round_to=round_to, measured=measure_for(share, t, tensors)
+        )
+        for t in found
+    }
+
+    def counts(fraction: float) -> dict[str, int]:
+        return levelled(share.counts(scored, fraction), graph.equal)
+
+    if (ratio is None) == (target is None) and not (ratio is None and isinstance(kind, FIXED)):
+        raise InputError("give either ratio= (such as 0.5) or target= (such as 'macs=0.5')")
+    if target is None:
+        chosen = counts(1.0 if share.uses_progress or ratio is None else check_ratio("ratio", ratio))
+    else:
+        budget = parse_budget(target)
+        steps = {name: each.round_to for name, each in scored.items() if each.fixed is None}
+        ruler = ruler_of(graph, budget, kind, found, scored)
+        chosen = meet(budget, counts, ruler, graph.equal, steps)
+    pruned = {t.name: t.parts[0].units.pick(scored[t.name].scores, chosen[t.name]) for t in found}
+    provenance = {
+        "granularity": kind.name,
+        "criterion": rank.name,
+        "allocation": share.name,
+        **({} if ratio is None else {"ratio": ratio}),
+        **({} if target is None else {"target": str(parse_budget(target))}),
+    }
+    if by_depth:
+        return Plan.from_pruned(graph, {}, provenance=provenance, dropped=dropped(found[0], scored, chosen))
+    if kind.name in COUPLED:
+        return Plan.from_pruned(graph, pruned, provenance=provenance)
+    masks = {t.name: t.parts[0].units.scatter(pruned[t.name]) for t in found}
+    return Plan.from_pruned(graph, {}, masks, provenance)
+
+
+_granularity, _criterion = granularity, criterion  # the arguments above carry the same names
+
+
+def _with_protection(targets: TargetSpec, protect: TargetSpec) -> TargetSpec:
+    if not protect:
+        return targets
+    fields = dict(targets) if isinstance(targets, Mapping) else {"name": targets}
+    return {**fields, "exclude": [*as_list(fields.get("exclude", [])), *as_list(protect)]}

@@ -1,0 +1,67 @@
+"""The short way: trace, decide, mend, prove, thin, measure, in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prunus.axes import Inexact, trace, unwrapped
+from prunus.costs import latency, measure
+from prunus.oneshot.mending import decided, reconstructed
+from prunus.oneshot.report import PruneReport
+from prunus.plans import record_of
+from prunus.solvers import Propagate, Solver
+from prunus.statistics import Loss, calibration, recalibrate_
+
+
+def prune(
+    model: nn.Module,
+    args: Tensor | tuple[Any, ...],
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    measure_latency: bool = True,
+    fold_constants: bool = False,
+    inexact: Inexact = "forbid",
+    solver: str | Solver | None = None,
+    propagate: Propagate = "sparse",
+    reconstruct: int | None = None,
+    data: Any = None,
+    loss: Loss | None = None,
+    **decision: Any,
+) -> tuple[nn.Module, PruneReport]:
+    """Trace, plan, mend, prove, thin and measure a model in one call; the model itself is never changed.
+
+    args, kwargs: example inputs. fold_constants: as in `Plan.apply`. inexact: as in `trace`.
+    solver: mends what is left of every pruned weight, such as `lstsq` or `alps`, so that each layer computes again
+        what it did; propagate: as in `prunus.solvers.mend_`. With `criterion="solver"` it chooses the zeros, too.
+    reconstruct: steps of Adam that train each block, such as an attention, an MLP or a residual block, to compute again
+        what it did, after a solver where there is one; see `prunus.solvers.reconstruct_`.
+    data, loss: batches for solver and reconstruction, for criteria that observe the model, and to measure batch norms
+        anew once the model is small (not after reconstruction); see `prunus.statistics.Calibration`.
+    decision: the other arguments of `plan`: ratio or target, granularity, criterion, …
+    Returns the smaller model, with the same state-dict keys (see `Plan.apply`), and a report that prints itself; from
+    one in `torch.compile` or a data-parallel wrapper comes the plain module.
+    """
+    model = unwrapped(model)
+    with torch.no_grad():
+        graph, seen = trace(model, args, kwargs, inexact=inexact), calibration(data, loss)
+        made, source, mending = decided(graph, model, solver, propagate, seen, decision)
+        source, trained = reconstructed(made, source, model, reconstruct, seen)
+        small = made.apply(source, fold_constants=fold_constants)
+        if seen is not None and trained is None:  # blocks are trained with the statistics that their batch norms have
+            recalibrate_(small, seen.data)
+        inputs = made.graph.trace.args, dict(made.graph.trace.kwargs)
+        timed = latency({"dense": model, "pruned": small}, *inputs, seconds=3.0) if measure_latency else None
+        record = record_of(small)
+        return small, PruneReport(
+            plan=made,
+            dense=measure(model, *inputs),
+            pruned=measure(small, *inputs),
+            latency=(timed["dense"], timed["pruned"]) if timed else None,
+            proof=record.proof if record else None,
+            mending=mending,
+            reconstruction=trained,
+        )
