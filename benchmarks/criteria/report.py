@@ -1,0 +1,189 @@
+"""From stores to Markdown: a table per net and granularity, correlations, seconds, refusals."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from benchmarks.coverage.report import table
+from benchmarks.criteria.methods import COLUMNS
+from benchmarks.criteria.nets import LARGE, NETS
+from benchmarks.criteria.units import pearson, spearman
+
+from prunus import costs
+
+Line = Mapping[str, Any]
+CONTROL = "random"
+TITLES = {
+    "element": "single weights, by the share removed",
+    "n:m": "n of every m inputs kept",
+    "filter": "coupled filters, by the share removed of every group",
+}
+ABOUT = """\
+One shot, no training afterwards; accuracy in percent, mean ± standard deviation over the seeds. The same share goes of
+every weight or group, so criteria differ only in what they choose within one. `random` is the control; figures in
+italics are no better than it. Weights with fewer than 8 inputs (first and depthwise convolutions) take no part in n:m.
+Filters are masked with all that hangs on them, which computes what the thinned net does; batch norms are left as they
+were (*as is*) or measured anew on the calibration data in one batch (*recalibrated*). `+ lstsq` refits what is left of
+every layer by least squares, and `(chooses)` marks solvers that choose the zeros, too. Nothing was tuned on the test
+data; they are read for this page alone.
+"""
+UNITS = """\
+Every filter was removed by itself, and the rise of the mean loss measured on the calibration data and on 1000 held-out
+images of the validation part. *Within groups*: Spearman's correlation of score and rise among the units that a plan
+compares, mean over groups weighted by their units. *All*: over all units of the net, scores summed over a group's
+tensors without normalisation. Mean ± standard deviation over the seeds.
+"""
+
+
+def markdown(lines: Sequence[Line], command: str) -> str:
+    """Return the whole page. lines: as the stores hold them."""
+    around = {k: v for k, v in costs.environment().items() if k not in ("device", "dtype")}
+    blocks = [
+        "# Criteria: accuracy after one shot, without training",
+        f"`{command}`",
+        ABOUT.strip(),
+        "\n".join(f"* {key}: {value}" for key, value in {**around, "threads": 1, "commits": commits(lines)}.items()),
+        nets(lines),
+    ]
+    for net in present(lines):
+        for kind, title in TITLES.items():
+            for way in ("as is", "recalibrated"):
+                if body := accuracies(lines, net, kind, way):
+                    blocks += [f"## {net}: {title}{f' ({way})' if kind == 'filter' else ''}", body]
+    if body := correlations(lines):
+        blocks += ["## What single filters are worth", UNITS.strip(), body]
+    blocks += ["## Seconds of processor time to observe and score, median over the seeds", seconds(lines)]
+    blocks += ["## What was refused", refusals(lines)]
+    return "\n\n".join(blocks) + "\n"
+
+
+def present(lines: Sequence[Line]) -> list[str]:
+    """Return the nets that were run, in their order."""
+    return [net for net in (*NETS, *LARGE) if any(found["net"] == net for found in lines)]
+
+
+def commits(lines: Sequence[Line]) -> str:
+    """Say how many lines ran on which commit."""
+    counts = Counter(found.get("commit", "unknown") for found in lines)
+    return ", ".join(f"{name} ({count} lines)" for name, count in counts.most_common())
+
+
+def nets(lines: Sequence[Line]) -> str:
+    """Say what each net is, and how good it is unpruned."""
+    known = {**NETS, **LARGE}
+    return "\n".join(
+        f"* **{net}**: {known[net].about}. Dense: {spread(accuracy(lines, net, 'dense', 'dense', 'dense', 'as is'))}"
+        for net in present(lines)
+    )
+
+
+def accuracy(lines: Sequence[Line], net: str, kind: str, method: str, column: str, way: str) -> list[float]:
+    """Return the accuracies of all seeds in percent."""
+    place = {"net": net, "kind": kind, "method": method}
+    own = [x["columns"].get(column, {}).get(way) for x in lines if {k: x[k] for k in place} == place]
+    return [100 * cell["right"] / cell["of"] for cell in own if cell]
+
+
+def names(lines: Sequence[Line], kind: str) -> list[str]:
+    """Return the methods of a granularity: the control, criteria, then what has a solver."""
+    found = dict.fromkeys(x["method"] for x in lines if x["kind"] == kind and x["method"] != "truth")
+    return sorted(found, key=lambda name: (name != CONTROL, " " in name, name))
+
+
+def accuracies(lines: Sequence[Line], net: str, kind: str, way: str) -> str:
+    """Return the table of a net and granularity; empty where nothing was judged in this way."""
+    columns = COLUMNS[kind]
+    control = {column: accuracy(lines, net, kind, CONTROL, column, way) for column in columns}
+    rows = []
+    for name in names(lines, kind):
+        cells = {column: accuracy(lines, net, kind, name, column, way) for column in columns}
+        if any(cells.values()):
+            shown = [marked(cell, control[column], name) for column, cell in cells.items()]
+            rows.append([f"`{name}`" if " " not in name else name, *shown])
+    return table(("", *columns), rows) if rows else ""
+
+
+def marked(values: Sequence[float], control: Sequence[float], name: str) -> str:
+    """Write mean ± deviation, in italics where the control is as good."""
+    shown = spread(values)
+    is_beaten = bool(values and control) and statistics.mean(values) <= statistics.mean(control)
+    return f"*{shown}*" if is_beaten and name != CONTROL else shown
+
+
+def spread(values: Sequence[float], digits: int = 1) -> str:
+    """Write mean ± standard deviation; without the deviation for one value, a dash for none."""
+    real = [value for value in values if not math.isnan(value)]
+    if not real:
+        return "–"
+    deviation = f" ± {statistics.stdev(real):.{digits}f}" if len(real) > 1 else ""
+    return f"{statistics.mean(real):.{digits}f}{deviation}"
+
+
+def correlations(lines: Sequence[Line]) -> str:
+    """Return the table of correlations of scores with true rises of the loss."""
+    measured = {(x["net"], x["seed"]): x for x in lines if x["kind"] == "units" and x["method"] == "truth"}
+    scored = [x for x in lines if "scores" in x and (x["net"], x["seed"]) in measured]
+    heads = ("within, calibration", "within, held out", "all: Spearman", "all: Pearson")
+    tables = []
+    for net in present(scored):
+        rows = []
+        for name in names(lines, "units"):
+            own = [x for x in scored if (x["net"], x["method"]) == (net, name)]
+            values = [four(x, measured[net, x["seed"]]["increase"]) for x in own]
+            if values:
+                rows.append([f"`{name}`", *(spread(column, 2) for column in zip(*values, strict=True))])
+        tables.append(f"**{net}**\n\n{table(('', *heads), rows)}")
+    return "\n\n".join(tables)
+
+
+def four(found: Line, increase: Mapping[str, Mapping[str, Sequence[float]]]) -> tuple[float, ...]:
+    """Return a line's four correlations; those of all units are with the rise on held-out data."""
+    calibration, held_out = increase["calibration"], increase["held out"]
+    everything = [torch.tensor([x for group in held_out for x in each[group]]) for each in (found["raw"], held_out)]
+    return (
+        within_groups(spearman, found["scores"], calibration),
+        within_groups(spearman, found["scores"], held_out),
+        spearman(*everything),
+        pearson(*everything),
+    )
+
+
+def within_groups(
+    correlation: Callable[..., float], scores: Mapping[str, Sequence[float]], rises: Mapping[str, Sequence[float]]
+) -> float:
+    """Return the mean over groups, weighted by their units; groups of equal scores count as 0."""
+    parts = [(correlation(torch.tensor(scores[g]), torch.tensor(rises[g])), len(rises[g])) for g in rises]
+    return sum(0.0 if math.isnan(value) else value * size for value, size in parts) / sum(size for _, size in parts)
+
+
+def seconds(lines: Sequence[Line]) -> str:
+    """Return the table of what observing and scoring takes, by net, for filters."""
+    shown = present(lines)
+    rows = []
+    for name in names(lines, "filter"):
+        taken = [[x["seconds"] for x in lines if is_timed(x, net, name)] for net in shown]
+        if " " not in name and any(taken):
+            rows.append([f"`{name}`", *(f"{statistics.median(each):.2f}" if each else "–" for each in taken)])
+    return table(("filter", *shown), rows)
+
+
+def is_timed(found: Line, net: str, method: str) -> bool:
+    """Tell whether a line says how long a method took on filters of a net."""
+    return (found["net"], found["kind"], found["method"]) == (net, "filter", method) and bool(found["columns"])
+
+
+def refusals(lines: Sequence[Line]) -> str:
+    """List what raised an error, with its words, once for all seeds."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for x in lines:
+        for column, reason in x.get("refused", {}).items():
+            place = f"{x['net']} {x['kind']}{'' if column == 'all' else ' ' + column}"
+            places = found.setdefault((x["method"], reason), [])
+            if place not in places:
+                places.append(place)
+    return "\n".join(f"* {name} on {', '.join(at)}: {why}" for (name, why), at in sorted(found.items())) or "Nothing."
