@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from benchmarks.criteria.methods import COLUMNS, Method, Request, longest_group
+from benchmarks.criteria.methods import Method, Request, columns, longest_group
 from benchmarks.criteria.nets import Batches, Fold, Net
 from torch import Tensor, nn
 
@@ -136,17 +136,17 @@ def line(bench: Bench, kind: str, method: Method) -> Found:
     the folds; refused: column, or "all" -> the reason; seconds: of processor time for what is observed and scored.
     """
     found: Found = {"columns": {}, "refused": {}, "seconds": 0.0}
-    spared = bench.spared(kind)
+    spared, wanted = bench.spared(kind), columns(kind, bench.net.ratios)
     for fold in bench.folds:
         start = time.process_time()
         try:
-            request = next(iter(COLUMNS[kind].values()))
+            request = next(iter(wanted.values()))
             seen = None if method.criterion == "solver" else observed(bench, fold, method, request, spared)
         except PrunusError as error:
             found["refused"]["all"] = str(error)
             return found
         found["seconds"] += time.process_time() - start
-        for column, request in COLUMNS[kind].items():
+        for column, request in wanted.items():
             try:
                 model = pruned(bench, fold, method, request, seen, spared)
             except PrunusError as error:

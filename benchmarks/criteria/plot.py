@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.criteria.methods import COLUMNS
+from benchmarks.criteria.methods import columns
+from benchmarks.criteria.nets import LARGE, NETS
 from benchmarks.criteria.report import CONTROL, Line, accuracy, names, present
 
 PANELS = (("element", "as is"), ("filter", "as is"), ("filter", "recalibrated"))
@@ -45,9 +46,10 @@ def style(number: int) -> dict[str, Any]:
 
 def panel(axes: Any, lines: Sequence[Line], net: str, kind: str, way: str, styles: dict[str, dict[str, Any]]) -> None:
     """Draw one net and granularity."""
+    heads = columns(kind, {**NETS, **LARGE}[net].ratios)
     dense = accuracy(lines, net, "dense", "dense", "dense", "as is")
     for name, look in styles.items():
-        found = {float(c): accuracy(lines, net, kind, name, c, way) for c in COLUMNS[kind]}
+        found = {float(c): accuracy(lines, net, kind, name, c, way) for c in heads}
         points = {0.0: statistics.mean(dense), **{x: statistics.mean(y) for x, y in found.items() if y}}
         if len(points) > 1:
             control = {"color": "black", "linestyle": (0, (4, 2)), "linewidth": 1.8, "zorder": 9}

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from benchmarks.coverage.report import table
-from benchmarks.criteria.methods import COLUMNS
+from benchmarks.criteria.methods import columns
 from benchmarks.criteria.nets import LARGE, NETS
 from benchmarks.criteria.units import pearson, spearman
 
@@ -97,15 +97,15 @@ def names(lines: Sequence[Line], kind: str) -> list[str]:
 
 def accuracies(lines: Sequence[Line], net: str, kind: str, way: str) -> str:
     """Return the table of a net and granularity; empty where nothing was judged in this way."""
-    columns = COLUMNS[kind]
-    control = {column: accuracy(lines, net, kind, CONTROL, column, way) for column in columns}
+    heads = columns(kind, {**NETS, **LARGE}[net].ratios)
+    control = {column: accuracy(lines, net, kind, CONTROL, column, way) for column in heads}
     rows = []
     for name in names(lines, kind):
-        cells = {column: accuracy(lines, net, kind, name, column, way) for column in columns}
+        cells = {column: accuracy(lines, net, kind, name, column, way) for column in heads}
         if any(cells.values()):
             shown = [marked(cell, control[column], name) for column, cell in cells.items()]
             rows.append([f"`{name}`" if " " not in name else name, *shown])
-    return table(("", *columns), rows) if rows else ""
+    return table(("", *heads), rows) if rows else ""
 
 
 def marked(values: Sequence[float], control: Sequence[float], name: str) -> str:

@@ -7,15 +7,13 @@ from typing import Any
 
 import torch
 from benchmarks.criteria.cells import Bench, Observed, observed
-from benchmarks.criteria.methods import COLUMNS, Method
+from benchmarks.criteria.methods import Method
 from torch import Tensor
 
 from prunus.criteria import score_target
 from prunus.errors import PrunusError
 from prunus.granularity import group_targets
 from prunus.plans import Plan, named_state
-
-REQUEST = next(iter(COLUMNS["filter"].values()))
 
 
 def truth(bench: Bench) -> dict[str, Any]:
@@ -53,7 +51,7 @@ def unit_scores(bench: Bench, method: Method) -> dict[str, Any]:
     targets, tensors = group_targets(bench.graph, "filter"), named_state(bench.model)
     start = time.process_time()
     try:
-        seen: Observed = observed(bench, fold, method, REQUEST)
+        seen: Observed = observed(bench, fold, method, {"granularity": "filter"})
         scores = {t.name: score_target(t, tensors, seen).tolist() for t in targets}
         raw = {t.name: score_target(t, tensors, seen, normalise="none", reduce="sum").tolist() for t in targets}
     except PrunusError as error:

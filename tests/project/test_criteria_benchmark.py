@@ -8,14 +8,15 @@ from typing import Any
 
 import pytest
 import torch
-from benchmarks.criteria.__main__ import matches, within
 from benchmarks.criteria.cells import Bench, Observed, dense, line, observed
-from benchmarks.criteria.methods import COLUMNS, Method, methods
-from benchmarks.criteria.nets import Fold, Net, is_top1, split
+from benchmarks.criteria.methods import KINDS, Method, columns, methods
+from benchmarks.criteria.nets import STRONG, Fold, Net, is_top1, split
 from benchmarks.criteria.report import markdown, marked, spread, within_groups
+from benchmarks.criteria.sweep import matches, within
 from benchmarks.criteria.units import mean_ranks, pearson, spearman, truth, unit_scores
 from torch import nn
 
+import prunus
 from prunus.criteria import criterion
 from prunus.statistics import Statistics
 
@@ -26,18 +27,21 @@ def bench(*, norm: bool = True) -> Bench:
     model = nn.Sequential(*layers, nn.Linear(40, 3)).eval()
     x, y = torch.randn(24, 8, 4, 4), torch.arange(24) % 3
     fold = Fold(split((x, y), 8), split((x + 0.1, y), 12), split((x - 0.1, y), 12))
-    net = Net(lambda seed, folder: model, lambda seed: [fold], nn.functional.cross_entropy, is_top1, "two layers")
+    net = Net(
+        lambda seed, folder: model, lambda seed: [fold], nn.functional.cross_entropy, is_top1, "two layers", STRONG
+    )
     return Bench(net, model, [fold], 0)
 
 
-@pytest.mark.parametrize("kind", COLUMNS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_every_method_fills_every_column_or_says_why_not(kind: str) -> None:
     one = bench()
+    wanted = set(columns(kind, STRONG))
     before = {name: tensor.clone() for name, tensor in one.model.state_dict().items()}
     for method in methods(kind):
         found = line(one, kind, method)
-        done = set(COLUMNS[kind]) if "all" in found["refused"] else {*found["refused"], *found["columns"]}
-        assert done == set(COLUMNS[kind]), method
+        done = wanted if "all" in found["refused"] else {*found["refused"], *found["columns"]}
+        assert done == wanted, method
         assert all(reason for reason in found["refused"].values()), method
         assert all(cell["as is"]["of"] == 24 for cell in found["columns"].values()), method
         assert all(("recalibrated" in cell) == (kind == "filter") for cell in found["columns"].values()), method
@@ -58,11 +62,9 @@ def test_a_scale_is_refused_where_no_batch_norm_is() -> None:
 
 
 def test_remembered_scores_prune_what_the_criterion_itself_would() -> None:
-    one, request = bench(), COLUMNS["filter"]["0.50"]
+    one, request = bench(), columns("filter", STRONG)["0.50"]
     seen = observed(one, one.folds[0], Method("taylor"), request)
     for each in (seen, Observed(criterion("bn_scale"), Statistics())):
-        import prunus
-
         direct = prunus.plan(one.graph, criterion=each.inner, data=one.calibration(one.folds[0]), **request)
         again = prunus.plan(one.graph, criterion=each, **request)
         assert {name: kept.tolist() for name, kept in again.kept.items()} == {
