@@ -2,7 +2,10 @@
 
 import torch
 
-from prunus.granularity import Part, Piece, Units
+from prunus.criteria import collect_for, criterion, score_target
+from prunus.granularity import Part, Piece, Units, find_targets
+from prunus.plans import named_state
+from prunus.statistics import calibration
 
 
 class Rows(Units):
@@ -20,3 +23,14 @@ class Rows(Units):
 def rows(table, counts=None, name="w", role="own"):
     counts = torch.full((table.shape[0],), table.shape[1]) if counts is None else counts
     return Piece(name, Part(name, Rows(table.shape, counts), True, role), table)
+
+
+def scores_of(model, spec, data, loss=None, granularity="element", graph=None, **options):
+    """Scores by target, as a criterion gives them on calibration data; elements in the weight's shape."""
+    targets = find_targets(model, granularity, graph=graph)
+    rank = criterion(spec)
+    seen = collect_for(model, rank, targets, calibration(data, loss))
+    found = {t.name: score_target(t, named_state(model), rank, seen, **options) for t in targets}
+    if granularity != "element":
+        return found
+    return {name: scores.reshape(named_state(model)[name].shape) for name, scores in found.items()}

@@ -25,9 +25,10 @@ from prunus.granularity import (
     as_list,
     find_targets,
     granularity,
+    group_targets,
 )
 from prunus.plans import Plan, Proof, named_state, record_of
-from prunus.solvers import Mending, Propagate, Solver, mend_
+from prunus.solvers import Mending, Propagate, Selector, Solver, mend_, regress_
 from prunus.solvers import solver as read_solver
 from prunus.statistics import Calibration, Loss, calibration, recalibrate_
 
@@ -302,6 +303,26 @@ def prune(
         )
 
 
+_SELECTORS: dict[Any, Selector] = {"reconstruction": "lasso", "thinet": "thinet"}
+"""Criteria that choose a layer's channels on what the layers before hand on, where a solver refits them."""
+
+
+def _regressed(
+    graph: Graph, model: nn.Module, chosen: Solver, seen: Calibration, decision: Mapping[str, Any], selector: Selector
+) -> tuple[Plan, nn.Module, Mending]:
+    """Decide how many units go from each group, then choose and refit them group by group."""
+    kind = granularity(decision.get("granularity", "filter"))
+    if kind.name not in COUPLED:
+        raise InputError(f"criterion {decision['criterion']} chooses coupled units; use granularity filter or channel")
+    counted = plan(graph, **{**decision, "criterion": "l1"})
+    counts = {name: graph[name].size - left for name, left in counted.sizes.items()}
+    targets = [target for target in group_targets(graph, kind, model=model) if target.name in counts]
+    mended = copied(model)
+    pruned, mending = regress_(mended, model, targets, counts, chosen, seen, selector=selector)
+    provenance = {**counted.provenance, "criterion": decision["criterion"], "solver": chosen.name}
+    return Plan.from_pruned(graph, pruned, provenance=provenance), mended, mending
+
+
 def _decided(
     graph: Graph,
     model: nn.Module,
@@ -316,7 +337,10 @@ def _decided(
     if seen is None:
         raise InputError("a solver mends by what layers read; give data=, the batches they are shown")
     chosen = read_solver(mender)
-    if decision.get("criterion") != "solver":
+    asked = decision.get("criterion")
+    if asked in _SELECTORS:
+        return _regressed(graph, model, chosen, seen, decision, _SELECTORS[asked])
+    if asked != "solver":
         made = plan(graph, data=seen, **decision)
         masked = made.mask(model)
         weights = {name: mask for name, mask in made.keep_masks().items() if mask.dim() > 1}

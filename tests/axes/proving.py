@@ -21,7 +21,7 @@ def generic_(model: nn.Module, seed: int = 0) -> nn.Module:
         for name, tensor in (*model.named_parameters(), *model.named_buffers()):
             if tensor.is_floating_point():
                 noise = torch.randn(tensor.shape, generator=generator)
-                fan = max(1, tensor[0].numel()) if tensor.dim() > 1 else 1
+                fan = max(1, tensor.shape[1:].numel()) if tensor.dim() > 1 else 1
                 tensor.copy_(noise.abs() + 0.5 if name.endswith("running_var") else noise / fan**0.5)
     return model
 

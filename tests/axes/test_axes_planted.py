@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import pickle
 from dataclasses import dataclass
 from typing import Any
@@ -204,3 +205,58 @@ def test_widths_of_one_number_that_are_cut_alike_are_paired_piece_by_piece() -> 
     assert sorted(len(names) for names in graph.equal) == [3, 5]
     assert not [frozen for frozen in graph.frozen if frozen.param[0] in "qkvu" and frozen.dim == 0]
     thin(graph, PartlyRotary(), 0.5)
+
+
+@functools.lru_cache
+def split_by(width: int, heads: int) -> tuple[int, int]:
+    """Return what libraries of reshapes work out once per pattern and size."""
+    return heads, width // heads
+
+
+class Cached(nn.Module):
+    """A layer whose sizes go through a cached function."""
+
+    def __init__(self, width: int = 6, heads: int = 4) -> None:
+        super().__init__()
+        self.heads, self.inner = heads, 8 * heads
+        self.make, self.out = nn.Linear(width, self.inner), nn.Linear(self.inner, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = self.make(x).unflatten(-1, split_by(self.inner, self.heads))
+        return self.out((parts - parts.mean(-1, keepdim=True)).flatten(-2))
+
+
+def test_a_cached_function_hands_on_the_numbers_of_the_layer_that_calls_it_now() -> None:
+    split_by.cache_clear()
+    trace(nn.ModuleDict({"inside": Cached()})["inside"], (sequences(),))  # must not learn another model's names
+    model = generic_(nn.Sequential(Cached(), Cached()))
+    _, small = thin(trace(model, (sequences(),)), model, 0.5)
+    record = record_of(small)
+    assert record is not None
+    assert record.form == "class"
+    assert [layer.heads for layer in small.children()] == [2, 2]
+
+
+def test_a_cached_function_still_returns_one_object_for_other_arguments() -> None:
+    with planting(nn.Linear(2, 2)):
+        assert split_by(12, 3) is split_by(12, 3)
+    assert isinstance(split_by, functools._lru_cache_wrapper)
+
+
+class OverChannels(nn.Module):
+    """Attention over the channels of a head: a softmax runs over those of k, and q, k and v come of one chunk."""
+
+    def __init__(self, width: int = 6, heads: int = 4) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv, self.out = nn.Linear(width, 3 * heads * 5), nn.Linear(heads * 5, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (y.unflatten(-1, (self.heads, -1)).permute(0, 2, 3, 1) for y in self.qkv(x).chunk(3, dim=-1))
+        mixed = (q @ k.mT).softmax(-1) @ v
+        return self.out(mixed.flatten(1, 2).mT)
+
+
+def test_pieces_of_one_chunk_stay_equal_where_one_of_them_is_frozen_within_its_heads() -> None:
+    graph = check(OverChannels(), (sequences(),))
+    assert [group.size for group in graph.groups] == [4]

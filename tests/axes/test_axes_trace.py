@@ -32,3 +32,11 @@ def test_hooks_that_a_forward_hangs_on_go_with_the_note_of_them() -> None:
     assert not model.hooked
     assert not model.a._forward_hooks
     model(torch.randn(2, 4))
+
+
+def test_statistics_of_batches_stay_where_a_model_cannot_train_on_its_example() -> None:
+    squeeze = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8))  # one value per channel
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), squeeze)
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    trace(model, torch.randn(1, 3, 6, 6))
+    assert all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())

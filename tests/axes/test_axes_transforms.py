@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -158,3 +159,23 @@ def test_frequencies_that_a_layer_reads_are_kept() -> None:
     graph = check(model, images())
     assert set(groups(graph)) == {"c"}
     assert re.search(r"transform mixes its positions \(aten\.fft_rfft at", graph.why("l.weight", 1))
+
+
+def test_a_table_of_no_class_tokens_goes_along_with_the_tokens_that_it_is_put_before() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        none = self.tokens.unsqueeze(0).expand(len(x), -1, -1)
+        return self.l(torch.cat([none, self.c(x).flatten(2).mT], 1).sum(1))
+
+    model = Net(forward, c=conv(3, 8), l=nn.Linear(8, 4), tokens=nn.Parameter(torch.empty(0, 8)))
+    found = groups(check(model, images()))
+    assert found == {"c": (8, {"tokens:1", "c.weight:0", "c.bias:0", "l.weight:1"})}
+
+
+def test_what_is_reshaped_without_positions_keeps_its_dimensions() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        none = self.tokens.reshape(0, 2, 4)
+        return self.e(self.c(x)) + none.sum()
+
+    model = Net(forward, c=conv(3, 8), e=conv(8, 4), tokens=nn.Parameter(torch.empty(0, 8)))
+    graph = check(model, images())
+    assert "it is empty" in graph.why("tokens", 1)

@@ -16,7 +16,6 @@ from prunus.criteria import (
     Criterion,
     Magnitude,
     Random,
-    base,
     criterion,
     criterion_names,
     normalised,
@@ -24,7 +23,7 @@ from prunus.criteria import (
     score_target,
 )
 from prunus.errors import InputError, NameNotFound
-from prunus.granularity import MemberUnits, Part, Target, granularity
+from prunus.granularity import MemberUnits, Part, Target, granularity, registry
 from prunus.statistics import Statistics
 
 ARGUMENTS = {"lp": "lp(3)"}
@@ -239,7 +238,7 @@ def test_entry_points_are_names_too_and_checked(monkeypatch):
         point = EntryPoint("mine", "prunus.criteria.control:Random", group)
         return [point, EntryPoint("bad", "fractions:Fraction", group), EntryPoint("gone", "nowhere:x", group)]
 
-    monkeypatch.setattr(base, "entry_points", entry_points)
+    monkeypatch.setattr(registry, "entry_points", entry_points)
     assert "mine" in criterion_names()
     assert criterion("mine(seed=4)") == Random(4)
     assert criterion("l2") == Magnitude(2)

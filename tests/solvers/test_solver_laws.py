@@ -244,7 +244,7 @@ def test_a_users_solver_becomes_a_name_and_a_refit(monkeypatch, problem):
         def solve(self, weight, gram, *, keep=None, density=None, pattern=None):
             return Solved(weight * keep / 2, keep, 0.25)
 
-    monkeypatch.setattr(base, "_REGISTRY", dict(base._REGISTRY))
+    monkeypatch.setattr(base.KNOWN, "_factories", dict(base.KNOWN._factories))
     register("halve", Halve)
     weight, _, g = problem
     solved = solver("sparsegpt(refit=halve)").solve(weight, g, density=0.5)

@@ -90,11 +90,12 @@ def _quiet() -> Iterator[None]:
 
 
 def _export_failure(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], cause: Exception) -> str:
-    """Say whether the model fails by itself on these inputs or only under capture."""
+    """Say whether the model fails by itself on these inputs or only under capture; its buffers stay as they are."""
     name = type(model).__name__
+    buffers = {path: buffer.detach().clone() for path, buffer in model.named_buffers()}  # statistics follow batches
     try:
         with torch.no_grad():
-            model(*args, **kwargs)
+            torch.func.functional_call(model, buffers, args, dict(kwargs))
     except Exception as error:
         shapes = [tuple(x.shape) for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
         return f"{name} fails on the example inputs {shapes}: {type(error).__name__}: {_first_line(error)}"

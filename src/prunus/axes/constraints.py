@@ -28,10 +28,14 @@ def settle(ctx: Context, claims: Sequence[Claim]) -> list[Pair]:
     ties = [("one number", axes) for axes in ctx.equal]
     ties += [(path, tuple(axes)) for path, axes in held.items() if len(axes) > 1]
     pairs: dict[Pair, None] = {}
+    within: list[tuple[str, tuple[Axis, ...]]] = []
     for name, axes in ties:
         for a, b in combinations(axes, 2):
             why = f"{name} sizes it and axes of another make-up"
-            pairs.update(dict.fromkeys(_equated(a.root(), b.root(), why)))
+            found = _equated(a.root(), b.root(), why)
+            pairs.update(dict.fromkeys(found))
+            within += [(name, pair) for pair in found]
+    ties += within  # H * a == H * b where a is frozen and H is not
     before = -1
     while before != (before := sum(axis.is_frozen() for _, axes in ties for axis in axes)):
         for name, axes in ties:

@@ -21,6 +21,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils.weak import WeakIdKeyDictionary
 
+from prunus.axes.caches import passed_by
+
 TAG = "prunus_call"
 _SHAPE: Any = Tensor.shape
 _READS = (Tensor.size, _SHAPE.__get__)
@@ -256,7 +258,7 @@ def planting(model: nn.Module) -> Iterator[Recorder]:
                 if planted is not None:
                     originals.append((holder, name, value))
                     holder[name] = planted
-        with traceback.preserve_node_meta(), recorder:
+        with passed_by((Planted, PlantedFloat)), traceback.preserve_node_meta(), recorder:
             yield recorder
     finally:
         for _, holder, _ in holders:

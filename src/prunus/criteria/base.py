@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from importlib.metadata import EntryPoint, entry_points
+from collections.abc import Iterable, Mapping
 from typing import Literal, Protocol, get_args, runtime_checkable
 
 import torch
@@ -11,14 +10,12 @@ from torch import Tensor, nn
 
 from prunus.errors import InputError, NameNotFound, naming
 from prunus.granularity import Piece, Target
-from prunus.granularity.spelling import build, parse_call
+from prunus.granularity.registry import Registry
 from prunus.plans import named_state
 from prunus.statistics import Calibration, Statistics, collect
 
 Normalise = Literal["mean", "none", "max", "gaussian"]
 Reduce = Literal["mean", "sum", "max", "first"]
-
-ENTRY_POINTS = "prunus.criteria"
 
 
 Reads = Literal["weights", "norms", "readers"]
@@ -52,19 +49,9 @@ class Criterion(Protocol):
         """
 
 
-_REGISTRY: dict[str, Callable[..., Criterion]] = {}
-
-
-def register(name: str, factory: Callable[..., Criterion]) -> None:
-    """Make a criterion known by a name in YAML, on the command line and in Python.
-
-    factory: a class or function whose arguments follow the name: `lp(3)` calls factory(3).
-    Raises InputError for a name that is taken or is no word.
-    """
-    if not name.isidentifier():
-        raise InputError(f"criterion name {name!r} is no word; use letters, digits and underscores")
-    if _REGISTRY.setdefault(name, factory) is not factory:
-        raise InputError(f"criterion {name!r} is already registered; choose another name")
+KNOWN: Registry[Criterion] = Registry("criterion", "prunus.criteria")
+register = KNOWN.register
+criterion_names = KNOWN.names
 
 
 def criterion(spec: str | Criterion) -> Criterion:
@@ -74,7 +61,7 @@ def criterion(spec: str | Criterion) -> Criterion:
         `prunus.criteria`, or an object with `name`, `needs` and `score`.
     Raises NameNotFound for an unknown name, InputError for wrong arguments or an object that is no criterion.
     """
-    made = build("criterion", spec, _factories(spec)) if isinstance(spec, str) else spec
+    made = KNOWN.read(spec) if isinstance(spec, str) else spec
     if isinstance(made, type) or not isinstance(made, Criterion):
         raise InputError(
             f"criterion is {made!r}; a name such as 'l1' or an object with name, needs and score is wanted"
@@ -82,22 +69,22 @@ def criterion(spec: str | Criterion) -> Criterion:
     return made
 
 
-def criterion_names() -> tuple[str, ...]:
-    """List every known name, those of installed entry points too."""
-    return tuple(sorted({*_REGISTRY, *(point.name for point in entry_points(group=ENTRY_POINTS))}))
-
-
 def collect_for(
-    model: nn.Module, criterion: Criterion, targets: Iterable[Target], calibration: Calibration | None
+    model: nn.Module,
+    criterion: Criterion,
+    targets: Iterable[Target],
+    calibration: Calibration | None,
+    gathered: Statistics | None = None,
 ) -> Statistics:
     """Collect what a criterion needs of these targets.
 
+    gathered: what a training under way has observed.
     Raises InputError where it needs calibration data and there is none, or reads what a target does not have.
     """
     tensors = named_state(model) if criterion.needs else {}
     pieces = [piece for target in targets if criterion.needs for piece in pieces_of(target, tensors, criterion)]
     with naming(criterion.name):
-        return collect(model, dict.fromkeys(criterion.needs, pieces), calibration)
+        return collect(model, dict.fromkeys(criterion.needs, pieces), calibration, gathered)
 
 
 def pieces_of(target: Target, tensors: Mapping[str, Tensor], criterion: Criterion) -> list[Piece]:
@@ -163,23 +150,6 @@ def normalised(scores: Tensor, by: Normalise) -> Tensor:
         centred = scores - scores.mean()
         return centred / _nonzero(centred.square().mean().sqrt())
     return scores / _nonzero(scores.mean() if by == "mean" else scores.max())
-
-
-def _factories(spec: str) -> dict[str, Callable[..., Criterion]]:
-    """Return the registry with the entry points; only the one that is asked for is loaded."""
-    name = parse_call("criterion", spec).name
-    known = dict(_REGISTRY)
-    for point in entry_points(group=ENTRY_POINTS):
-        known.setdefault(point.name, _loaded(point) if point.name == name else point.load)
-    return known
-
-
-def _loaded(point: EntryPoint) -> Callable[..., Criterion]:
-    try:
-        factory: Callable[..., Criterion] = point.load()
-    except Exception as error:  # whatever a foreign module raises while it is imported
-        raise InputError(f"criterion {point.name!r} cannot be loaded from {point.value}: {error}") from error
-    return factory
 
 
 def _score(piece: Piece, statistics: Statistics, criterion: Criterion) -> Tensor:

@@ -8,12 +8,14 @@ from torch import nn
 
 from prunus.axes import Graph
 from prunus.batches import first_batch
+from prunus.criteria import collect_for, criterion
 from prunus.errors import NothingToPrune, naming
 from prunus.granularity import find_targets
 from prunus.recipes.epochs import make_optimizer
 from prunus.recipes.policies import build_scheduler
 from prunus.recipes.session import Session
 from prunus.recipes.stages import find_structure, make_regularizers
+from prunus.statistics import Calibration, Statistics
 from prunus.training import check_batch, evaluate
 
 
@@ -39,6 +41,7 @@ def rehearse(session: Session) -> None:
     scheduler = build_scheduler(session, model, optimizer, graph, metrics)
     with contextlib.suppress(NothingToPrune):  # its time is yet to come
         scheduler.close()
+    _observe_a_batch(session, model, graph)
 
 
 def _first_metrics(session: Session, model: nn.Module) -> dict[str, float]:
@@ -49,6 +52,14 @@ def _first_metrics(session: Session, model: nn.Module) -> dict[str, float]:
     found = evaluate(model, [batch], parts.loss, metrics=[*named, "loss"], name="data.validation", device=parts.device)
     has_own = len(named) < len(parts.metrics)
     return {guard.metric: 0.0, **found} if guard is not None and has_own else found
+
+
+def _observe_a_batch(session: Session, model: nn.Module, graph: Graph | None) -> None:
+    """Let every criterion observe one training batch, for which it may need the loss, or gradients of a layer."""
+    one = Calibration([first_batch(session.parts.data.train, "data.train")], session.parts.loss)
+    for words in session.recipe.prune.policies:
+        targets = find_targets(model, words.granularity, words.targets, graph)
+        collect_for(model, criterion(words.criterion), targets, one, Statistics())
 
 
 def _find_sensitivity_targets(session: Session, model: nn.Module, graph: Graph | None) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from prunus.errors import InputError
 from prunus.granularity import Granularity, Target, TargetSpec, find_targets, granularity
-from prunus.granularity.spelling import Call, build, construct
+from prunus.granularity.registry import Registry
+from prunus.granularity.spelling import Call
 from prunus.granularity.targets import GraphLike
 from prunus.granularity.units import TileUnits
 
@@ -91,15 +92,9 @@ class Groups:
         return None
 
 
-_REGISTRY: dict[str, Callable[..., Regularizer]] = {}
-
-
-def register(name: str, factory: Callable[..., Regularizer]) -> None:
-    """Make a regularizer known by a name in YAML and Python; raises InputError for a name that is taken or no word."""
-    if not name.isidentifier():
-        raise InputError(f"regularizer name {name!r} is no word; use letters, digits and underscores")
-    if _REGISTRY.setdefault(name, factory) is not factory:
-        raise InputError(f"regularizer {name!r} is already registered; choose another name")
+KNOWN: Registry[Regularizer] = Registry("regularizer")
+register = KNOWN.register
+regularizer_names = KNOWN.names
 
 
 def regularizer(spec: str | Mapping[str, Any] | Regularizer) -> Regularizer:
@@ -110,24 +105,19 @@ def regularizer(spec: str | Mapping[str, Any] | Regularizer) -> Regularizer:
     Raises NameNotFound for an unknown name or key, InputError for wrong values.
     """
     if isinstance(spec, str):
-        return build("regularizer", spec, dict(_REGISTRY))
+        return KNOWN.read(spec)
     if isinstance(spec, Mapping):
         fields = {str(key): value for key, value in spec.items()}
         kind = fields.pop("kind", None)
         if not isinstance(kind, str):
             raise InputError(f"regularizer {dict(spec)} has no `kind`; write {{kind: group_lasso, strength: 1e-4}}")
-        return construct("regularizer", Call(kind, (), fields), dict(_REGISTRY))
+        return KNOWN.read(Call(kind, (), fields))
     if isinstance(spec, type) or not isinstance(spec, Regularizer):
         raise InputError(
             f"regularizer is {spec!r}; a text such as 'l1(1e-5)', a mapping with `kind`, or an object with penalty() "
             "is wanted"
         )
     return spec
-
-
-def regularizer_names() -> tuple[str, ...]:
-    """List every known name."""
-    return tuple(sorted(_REGISTRY))
 
 
 def read_granularity(spec: str | Granularity) -> Granularity:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from prunus.axes import Graph, unwrapped
-from prunus.criteria import collect_for, criterion
+from prunus.criteria import collect_for, criterion, pieces_of
 from prunus.errors import InputError, NothingToPrune
 from prunus.granularity import find_targets
 from prunus.masks import MaskSet
@@ -23,6 +23,7 @@ from prunus.schedules.figures import check_quantities, figure
 from prunus.schedules.guard import AccuracyGuard, Snapshot, check_metrics
 from prunus.schedules.kinds import schedule, with_whole_times
 from prunus.schedules.mending import mended_
+from prunus.schedules.observing import Observer, needs_data
 from prunus.schedules.policy import Policy
 from prunus.schedules.stop import Stop
 from prunus.schedules.threshold import MagnitudeParameterPruner
@@ -104,13 +105,14 @@ class PruningScheduler:
         self._stop, self._guard, self._fold_constants = tuple(stop), guard, fold_constants
         self._courses = _courses(policies, model, graph, steps_per_epoch)
         self._calibration = calibration(data, loss)
-        _check_calibration(self._courses, self._calibration)
+        _check_criteria(self._courses, named_state(model), self._calibration)
         self._reason: str | None = None
         self._reference = None if guard is None else guard.reference
         self._reported = 0
         if guard is not None and guard.reference is None:
             _check_first_metric(self._courses, steps_per_epoch)
         self.masks.attach(optimizer)
+        self._observer = Observer(model, optimizer, self._courses)
         self._handle = optimizer.register_step_post_hook(lambda *_: self._step_done())
         self._good = None if guard is None else self._snapshot("before pruning")
         self._act("epoch", 0)
@@ -168,6 +170,7 @@ class PruningScheduler:
             "good": None if self._good is None else asdict(self._good),
             "masks": self.masks.state_dict(),
             "policies": self._progress(),
+            "observed": self._observer.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -181,8 +184,11 @@ class PruningScheduler:
         if state.get("version") != _VERSION:
             raise InputError(f"this is not a scheduler's state of version {_VERSION}: it has {state.get('version')!r}")
         self._check_progress(state["policies"])
+        observed = state.get("observed", {})
+        self._observer.check(observed)
         self.masks.load_state_dict(state["masks"])
         self._load_progress(state["policies"])
+        self._observer.load_state_dict(observed)
         self.epoch, self.steps, self._reason = state["epoch"], state["steps"], state["reason"]
         self.log[:] = [dict(event) for event in state["log"]]
         self._reported, self._reference = state["reported"], state["reference"]
@@ -194,8 +200,7 @@ class PruningScheduler:
         Raises NothingToPrune, with the reasons, when nothing was ever pruned (unless another error is on
         its way).
         """
-        self._handle.remove()
-        self.masks.detach()
+        self._let_go()
         if sys.exc_info()[0] is None and not self.log:
             raise NothingToPrune(f"nothing was pruned: {'; '.join(self._excuses())}")
 
@@ -208,8 +213,12 @@ class PruningScheduler:
         if kind is None:
             self.close()
         else:
-            self._handle.remove()
-            self.masks.detach()
+            self._let_go()
+
+    def _let_go(self) -> None:
+        for hooks in (self._handle, self._observer):
+            hooks.remove()
+        self.masks.detach()
 
     def _clocks(self) -> list[tuple[Course, int]]:
         return [(course, self.epoch if course.schedule.unit == "epoch" else self.steps) for course in self._courses]
@@ -227,7 +236,8 @@ class PruningScheduler:
 
     def _prune(self, course: Course, fraction: float) -> None:
         tensors = named_state(self._model)
-        seen = collect_for(self._model, criterion(course.policy.criterion), course.targets, self._calibration)
+        rank, gathered = criterion(course.policy.criterion), self._observer.gathered(course)
+        seen = collect_for(self._model, rank, course.targets, self._calibration, gathered)
         equal = () if self._graph is None else self._graph.equal
         pruned = choose(course, fraction, tensors, equal, seen)
         before = course.num_pruned
@@ -335,11 +345,12 @@ def _courses(
     return list(courses.values())
 
 
-def _check_calibration(courses: Sequence[Course], calibration: Calibration | None) -> None:
+def _check_criteria(courses: Sequence[Course], tensors: Mapping[str, Tensor], calibration: Calibration | None) -> None:
     """Raise InputError now for what would otherwise be missing in the middle of training."""
     for course in courses:
-        rank = criterion(course.policy.criterion)
-        observer = rank.name if rank.needs else course.policy.solver
+        for target in course.targets:
+            pieces_of(target, tensors, criterion(course.policy.criterion))
+        observer = criterion(course.policy.criterion).name if needs_data(course) else course.policy.solver
         if calibration is None and observer is not None:
             raise InputError(
                 f"policy {course.name!r}: {observer} observes the model on calibration data; give data=, and loss= "

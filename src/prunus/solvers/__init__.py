@@ -9,6 +9,7 @@ from prunus.solvers.least_squares import LeastSquares
 from prunus.solvers.mend import Mending, Propagate, mend_
 from prunus.solvers.pattern import Pattern
 from prunus.solvers.problem import relative_error
+from prunus.solvers.regression import Selector, regress_
 from prunus.solvers.sparsegpt import SparseGPT
 from prunus.solvers.swaps import Swaps, improve_mask
 
@@ -23,6 +24,7 @@ __all__ = [
     "Mending",
     "Pattern",
     "Propagate",
+    "Selector",
     "Solved",
     "Solver",
     "SparseGPT",
@@ -31,6 +33,7 @@ __all__ = [
     "matrix_of",
     "mend_",
     "register",
+    "regress_",
     "relative_error",
     "solve_layer",
     "solver",

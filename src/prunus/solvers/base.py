@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
-from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
 from prunus.errors import InputError
-from prunus.granularity.spelling import build, parse_call
+from prunus.granularity.registry import Registry
 from prunus.solvers.pattern import Pattern
-
-ENTRY_POINTS = "prunus.solvers"
 
 
 @dataclass(frozen=True)
@@ -62,19 +58,9 @@ class Solver(Protocol):
         """
 
 
-_REGISTRY: dict[str, Callable[..., Solver]] = {}
-
-
-def register(name: str, factory: Callable[..., Solver]) -> None:
-    """Make a solver known by a name in YAML, on the command line and in Python.
-
-    factory: a class or function whose arguments follow the name: `sparsegpt(block=64)` calls factory(block=64).
-    Raises InputError for a name that is taken or is no word.
-    """
-    if not name.isidentifier():
-        raise InputError(f"solver name {name!r} is no word; use letters, digits and underscores")
-    if _REGISTRY.setdefault(name, factory) is not factory:
-        raise InputError(f"solver {name!r} is already registered; choose another name")
+KNOWN: Registry[Solver] = Registry("solver", "prunus.solvers")
+register = KNOWN.register
+solver_names = KNOWN.names
 
 
 def solver(spec: str | Solver) -> Solver:
@@ -84,17 +70,12 @@ def solver(spec: str | Solver) -> Solver:
         the name of an entry point of `prunus.solvers`, or an object with `name`, `chooses` and `solve`.
     Raises NameNotFound for an unknown name, InputError for wrong arguments or an object that is no solver.
     """
-    made = build("solver", spec, _factories(spec)) if isinstance(spec, str) else spec
+    made = KNOWN.read(spec) if isinstance(spec, str) else spec
     if isinstance(made, type) or not isinstance(made, Solver):
         raise InputError(
             f"solver is {made!r}; a name such as 'alps' or an object with name, chooses and solve is wanted"
         )
     return made
-
-
-def solver_names() -> tuple[str, ...]:
-    """List every known name, those of installed entry points too."""
-    return tuple(sorted({*_REGISTRY, *(point.name for point in entry_points(group=ENTRY_POINTS))}))
 
 
 def spelled(name: str, settings: Any) -> str:
@@ -119,20 +100,3 @@ def check_numbers(name: str, *, least: float = 0, **numbers: object) -> None:
     for key, value in numbers.items():
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value < float("inf"):
             raise InputError(f"{name}: {key} is {value!r}; a finite number of at least {least} is wanted")
-
-
-def _factories(spec: str) -> dict[str, Callable[..., Solver]]:
-    """Return the registry with the entry points; only the one that is asked for is loaded."""
-    name = parse_call("solver", spec).name
-    known = dict(_REGISTRY)
-    for point in entry_points(group=ENTRY_POINTS):
-        known.setdefault(point.name, _loaded(point) if point.name == name else point.load)
-    return known
-
-
-def _loaded(point: EntryPoint) -> Callable[..., Solver]:
-    try:
-        factory: Callable[..., Solver] = point.load()
-    except Exception as error:  # whatever a foreign module raises while it is imported
-        raise InputError(f"solver {point.name!r} cannot be loaded from {point.value}: {error}") from error
-    return factory

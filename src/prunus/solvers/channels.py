@@ -51,18 +51,26 @@ def lasso_channels(weight: Tensor, gram: Tensor, num_kept: int, cross: Tensor | 
     Raises InputError when shapes or count are wrong.
     Source: He et al. 2017, arXiv:1707.06168, section 3.1; then `refit`.
     """
-    num_pruned = _num_pruned(weight, num_kept)
+    _num_pruned(weight, num_kept)
+    kept, beta = lasso_choice(*_normalised(weight, gram, cross), num_kept)
+    return kept.to(weight.device), beta.to(weight.device)
+
+
+def lasso_choice(quadratic: Tensor, linear: Tensor, num_kept: int) -> tuple[Tensor, Tensor]:
+    """Choose by LASSO from A and b of unit-norm slices; see `lasso_channels`.
+
+    Returns kept, (C,) bool, and β, (C,) float64.
+    """
     before = after = None
-    for step in lasso_path(*_normalised(weight, gram, cross)):
+    for step in lasso_path(quadratic, linear):
         before, after = after, step.beta
         if int((after != 0).sum()) <= num_kept:
             break
     assert after is not None
     earlier = after if before is None else before
     left = after != 0
-    kept = ~lowest_k([torch.where(left, torch.inf, earlier.abs())], num_pruned)[0]
-    beta = torch.where(left, after, earlier) * kept
-    return kept.to(weight.device), beta.to(weight.device)
+    kept = ~lowest_k([torch.where(left, torch.inf, earlier.abs())], len(linear) - num_kept)[0]
+    return kept, torch.where(left, after, earlier) * kept
 
 
 def lasso_order(weight: Tensor, gram: Tensor, cross: Tensor | None = None) -> Tensor:
@@ -86,7 +94,11 @@ def thinet_order(weight: Tensor, gram: Tensor) -> Tensor:
     Returns (C,) float64.
     Source: Luo et al. 2017, arXiv:1707.06342, algorithm 1.
     """
-    quadratic, _ = channel_gram(weight, gram)
+    return greedy_order(channel_gram(weight, gram)[0])
+
+
+def greedy_order(quadratic: Tensor) -> Tensor:
+    """Order channels by greedy removal from A alone, (C, C); see `thinet_order`."""
     diagonal = quadratic.diagonal()
     order = torch.full_like(diagonal, -1.0)
     interaction = torch.zeros_like(diagonal)

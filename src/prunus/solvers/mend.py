@@ -79,9 +79,9 @@ def mend_(
             done.left[name] = "the inputs of a transposed convolution overlap in its outputs"
             continue
         follow = model if propagate == "sparse" else reference
-        problem = _observed(layer, follow, reference, calibration, dense[name])
+        problem = observed(layer, follow, reference, calibration, dense[name])
         with naming(name):
-            solved = _solve(problem, dense[name], wanted[name], solver)
+            solved = solve_observed(problem, dense[name], wanted[name], solver)
         with_zeros = tensors[name] * solved.keep
         tensors[name].copy_(solved.weight)
         done.masks[name] = solved.keep
@@ -93,7 +93,7 @@ def mend_(
 
 
 @dataclass
-class _Problem:
+class LayerProblem:
     """min ‖X W'ᵀ − Y‖² of one layer, a group of channels at a time.
 
     gram: (groups, C, C), XᵀX. goal: (groups, R, C), YᵀX. energy: ‖Y‖².
@@ -106,6 +106,7 @@ class _Problem:
 
     @property
     def kind(self) -> Kind:
+        """The layer's kind, as `matrix_of` names it."""
         return "conv1d_hf" if self.layer.is_transposed else "conv" if self.layer.kind == "conv" else "linear"
 
     def matrices(self, weight: Tensor) -> Tensor:
@@ -131,13 +132,13 @@ class _Problem:
         return weight_of(found.to(self.gram.dtype), self.kind, weight.shape)
 
 
-def _observed(
+def observed(
     layer: Layer, model: nn.Module, reference: nn.Module, calibration: Calibration, weight: Tensor
-) -> _Problem:
+) -> LayerProblem:
     """Run both models over the data, and sum up what the layer reads in one and computes in the other."""
     columns, like = layer.num_columns, wide(weight)
     gram = like.new_zeros(layer.groups, columns, columns)
-    problem = _Problem(layer, gram, torch.empty(0))
+    problem = LayerProblem(layer, gram, torch.empty(0))
     w = problem.matrices(weight)
     problem.goal = torch.zeros_like(w)
     for batch in calibration.read(weight.device):
@@ -151,7 +152,8 @@ def _observed(
     return problem
 
 
-def _solve(problem: _Problem, weight: Tensor, wanted: Request, solver: Solver) -> Solved:
+def solve_observed(problem: LayerProblem, weight: Tensor, wanted: Request, solver: Solver) -> Solved:
+    """Solve a layer for what was observed of it; weight: the dense one."""
     keep = wanted if isinstance(wanted, Tensor) else None
     return solve_layer(
         problem.target(weight).to(weight.dtype),

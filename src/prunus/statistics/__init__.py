@@ -1,6 +1,6 @@
 """What must be observed: statistics of inputs, gradients and curvature, collected once for all who need them."""
 
-from prunus.statistics import gradients, inputs  # noqa: F401  (their names are registered)
+from prunus.statistics import curvature, flow, gradients, inputs  # noqa: F401  (their names are registered)
 from prunus.statistics.batchnorm import recalibrate_
 from prunus.statistics.calibration import Batch, Calibration, Loss, calibration
 from prunus.statistics.collect import Requests, collect
@@ -9,6 +9,7 @@ from prunus.statistics.kinds import (
     OfInputGradients,
     OfInputs,
     OfModel,
+    OfTraining,
     register,
     statistic,
     statistic_names,
@@ -27,6 +28,7 @@ __all__ = [
     "OfInputGradients",
     "OfInputs",
     "OfModel",
+    "OfTraining",
     "Reading",
     "Requests",
     "Statistics",

@@ -1,4 +1,4 @@
-"""The statistics that have a name, and the four ways of observing one.
+"""The statistics that have a name, and the five ways of observing one.
 
 Each is a sum with a count, so that batches, processes and machines add up.
 """
@@ -12,9 +12,9 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from prunus.errors import InputError
 from prunus.granularity import Piece
-from prunus.granularity.spelling import build, parse_call
+from prunus.granularity.registry import Registry
+from prunus.granularity.spelling import parse_call
 from prunus.statistics.calibration import Calibration
 from prunus.statistics.layers import Layer
 from prunus.statistics.store import Statistics
@@ -33,12 +33,13 @@ class OfInputs:
 
 @dataclass(frozen=True)
 class OfInputGradients:
-    """Of what a weight reads and the loss's gradient there; by (statistic, tensor).
+    """Of what a weight reads of one sample, and the loss's gradient there; by (statistic, tensor, target).
 
-    observe: (layer, input, its gradient) -> (sum, observations).
+    observe: (piece, layer, rows read, their gradients), both (T, C) -> what is summed; one observation per sample, or
+        several where the weight is read several times. Padding tokens are not among the rows.
     """
 
-    observe: Callable[[Layer, Tensor, Tensor], tuple[Tensor, float]]
+    observe: Callable[[Piece, Layer, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -64,31 +65,22 @@ class OfModel:
     collect_: Callable[[nn.Module, Sequence[Piece], Calibration, Statistics, str], None]
 
 
-Kind: TypeAlias = OfInputs | OfInputGradients | OfGradients | OfModel
+@dataclass(frozen=True)
+class OfTraining:
+    """Of every optimizer step of a training under way, which only a scheduler sees; by (statistic, tensor).
 
-_REGISTRY: dict[str, Callable[..., Kind]] = {}
-
-
-def register(name: str, factory: Callable[..., Kind]) -> None:
-    """Make a statistic known by a name that a criterion's `needs` may hold.
-
-    factory: its arguments follow the name: `hessian(probes=8)` calls factory(probes=8).
-    Raises InputError for a name that is taken or is no word.
+    observe: (weight, its gradient, learning rate), before the step -> what is summed; one observation per step.
     """
-    if not name.isidentifier():
-        raise InputError(f"statistic name {name!r} is no word; use letters, digits and underscores")
-    if _REGISTRY.setdefault(name, factory) is not factory:
-        raise InputError(f"statistic {name!r} is already registered; choose another name")
+
+    observe: Callable[[Tensor, Tensor, float | Tensor], Tensor]
 
 
-def statistic(spec: str) -> Kind:
-    """Read a statistic by its name, with arguments as in `hessian(probes=8)`; raises NameNotFound."""
-    return build("statistic", spec, dict(_REGISTRY))
+Kind: TypeAlias = OfInputs | OfInputGradients | OfGradients | OfModel | OfTraining
 
-
-def statistic_names() -> tuple[str, ...]:
-    """List every known name."""
-    return tuple(sorted(_REGISTRY))
+KNOWN: Registry[Kind] = Registry("statistic")
+register = KNOWN.register
+statistic_names = KNOWN.names
+statistic = KNOWN.read
 
 
 def word(spec: str) -> str:

@@ -26,12 +26,15 @@ class Statistics:
         self.layers: dict[str, Layer] = {}
 
     def add_(self, key: Key, value: Tensor, count: float = 1) -> None:
-        """Add to a sum and to its count; the first value is kept as it is, not copied."""
+        """Add to a sum and to its count.
+
+        The first value is copied: autograd may hand out one tensor as the gradient of several.
+        """
         if key in self._sums:
             self._sums[key] += value
             self._counts[key] += count
         else:
-            self._sums[key], self._counts[key] = value, count
+            self._sums[key], self._counts[key] = value.clone(), count
 
     def open_(self, key: Key, start: Callable[[], Tensor]) -> Tensor:
         """Return a sum to be added to in place, begun as `start` says."""
@@ -69,7 +72,7 @@ class Statistics:
     def merge_(self, other: Statistics) -> None:
         """Add what another process observed."""
         for key, value in other._sums.items():
-            self.add_(key, value.clone(), other._counts[key])
+            self.add_(key, value, other._counts[key])
         self._same |= {key: there for key, there in other._same.items() if key not in self._sums}
         self.layers |= other.layers
 

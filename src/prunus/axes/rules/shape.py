@@ -20,7 +20,7 @@ def reshape(ctx: Context, node: Node) -> Value:
     """Couple the two factorisations of the same positions, run by run of dimensions with equal products."""
     x, shape = ctx.value(node.args[0]), node.shape
     if 0 in shape:
-        return frozen(shape, because("it is empty", node))
+        return _empty(ctx, node, x)
     out: list[Axis] = []
     zero: list[bool] = []
     for left, right in _runs([d.size for d in x.dims], list(shape)):
@@ -34,6 +34,16 @@ def reshape(ctx: Context, node: Node) -> Value:
         out.extend(targets)
         zero.extend([all(x.zero[i] for i in left)] * len(right))
     return Value(tuple(out), tuple(zero))
+
+
+def _empty(ctx: Context, node: Node, x: Value) -> Value:
+    """Without positions there is nothing to match, but dimensions of size 1 may come and go: no class tokens, say."""
+    if [d.size for d in x.dims if d.size != 1] != [n for n in node.shape if n != 1]:
+        ctx.freeze(x.dims, "it is empty", node)
+        return frozen(node.shape, because("it is empty", node))
+    passed = iter([pair for pair in zip(x.dims, x.zero, strict=True) if pair[0].size != 1])
+    dims, zero = zip(*((Axis(1), False) if n == 1 else next(passed) for n in node.shape), strict=True)
+    return Value(dims, zero)
 
 
 def _runs(left: Sequence[int], right: Sequence[int]) -> list[tuple[list[int], list[int]]]:
