@@ -44,7 +44,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", action="append", metavar="NET/GRANULARITY", help="a pattern; repeatable")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1))
-    parser.add_argument("--limit", type=float, default=300.0, help="seconds of processor time for one line")
+    parser.add_argument("--limit", type=float, default=240.0, help="seconds of processor time for one line")
     parser.add_argument("--full", action="store_true", help="larger nets, and solvers on every net")
     parser.add_argument("--page", action="store_true", help="only write page and plot of what the stores hold")
     return parser.parse_args()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -18,9 +17,9 @@ import prunus
 from prunus.axes import Graph
 from prunus.criteria import Criterion, collect_for, criterion, score_target
 from prunus.errors import PrunusError
-from prunus.granularity import NM, Piece, TargetSpec, find_targets, granularity
+from prunus.granularity import Piece, TargetSpec, find_targets
+from prunus.oneshot import _decided
 from prunus.plans import named_state
-from prunus.solvers import mend_, solver
 from prunus.statistics import Calibration, Statistics, recalibrate_
 
 Found = dict[str, Any]
@@ -104,29 +103,15 @@ def observed(bench: Bench, fold: Fold, method: Method, request: Request, spared:
 
 
 def pruned(
-    bench: Bench, fold: Fold, method: Method, request: Request, seen: Criterion | None, spared: TargetSpec
+    bench: Bench, fold: Fold, method: Method, request: Request, chooser: str | Criterion, spared: TargetSpec
 ) -> nn.Module:
-    """Return the net with zeros where the method wants them, in its dense shapes, mended where a solver is named."""
-    if method.solver is None:
-        return prunus.plan(bench.graph, criterion=seen, protect=spared, **request).mask(bench.model)
-    mender, calibration = solver(method.solver), bench.calibration(fold)
-    if seen is None:
-        counted = prunus.plan(bench.graph, criterion="l1", protect=spared, **request).masks
-        kind = granularity(request["granularity"])
-        wanted = {name: (kind.n, kind.m) if isinstance(kind, NM) else share(mask) for name, mask in counted.items()}
-        mended = deepcopy(bench.model)
-        mend_(mended, bench.model, wanted, mender, calibration)
-        return mended
-    plan = prunus.plan(bench.graph, criterion=seen, protect=spared, **request)
-    masked = plan.mask(bench.model)
-    left = {name: mask for name, mask in plan.keep_masks().items() if mask.dim() > 1}
-    mend_(masked, bench.model, left, mender, calibration)
-    return masked
+    """Return the net with zeros where the method wants them, in its dense shapes, mended where a solver is named.
 
-
-def share(mask: Tensor) -> float:
-    """Return the share that is kept."""
-    return float(mask.double().mean())
+    It is what `prunus.prune` does before it proves, thins and measures.
+    """
+    decision = {"criterion": chooser, "protect": spared, **request}
+    plan, source, _ = _decided(bench.graph, bench.model, method.solver, "sparse", bench.calibration(fold), decision)
+    return plan.mask(source)
 
 
 def line(bench: Bench, kind: str, method: Method) -> Found:
@@ -141,14 +126,14 @@ def line(bench: Bench, kind: str, method: Method) -> Found:
         start = time.process_time()
         try:
             request = next(iter(wanted.values()))
-            seen = None if method.criterion == "solver" else observed(bench, fold, method, request, spared)
+            chooser = method.criterion if method.chooses else observed(bench, fold, method, request, spared)
         except PrunusError as error:
             found["refused"]["all"] = str(error)
             return found
         found["seconds"] += time.process_time() - start
         for column, request in wanted.items():
             try:
-                model = pruned(bench, fold, method, request, seen, spared)
+                model = pruned(bench, fold, method, request, chooser, spared)
             except PrunusError as error:
                 found["refused"][column] = str(error)
                 continue

@@ -23,22 +23,27 @@ NORMS = {"l2", "linf", "lp"}
 """Of a single weight they are all |w|, as l1 is: left out where single weights go."""
 
 MENDED = ("l1", "taylor", "wanda")
-CHOOSERS = ("sparsegpt", "alps")
+CHOOSERS: Mapping[str, Sequence[tuple[str, str]]] = {
+    "element": (("solver", "sparsegpt"), ("solver", "alps")),
+    "n:m": (("solver", "sparsegpt"), ("solver", "alps")),
+    "filter": (("reconstruction", "lstsq"), ("thinet", "lstsq")),
+}
+"""Criterion and solver of the methods that choose layer by layer, on what the layers before, mended, hand on."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """criterion: its name in the registry, or `solver` where the solver chooses. solver: mends what is left."""
+    """criterion: its name in the registry, or what `CHOOSERS` says. solver: mends what is left."""
 
     criterion: str
     solver: str | None = None
+    chooses: bool = False
 
     @property
     def name(self) -> str:
         """What the tables call it."""
-        if self.criterion == "solver":
-            return f"{self.solver} (chooses)"
-        return f"{self.criterion} + {self.solver}" if self.solver else self.criterion
+        words = [self.criterion] if self.criterion != "solver" else []
+        return " + ".join([*words, *([self.solver] if self.solver else [])]) + (" (chooses)" if self.chooses else "")
 
     def spelling(self, seed: int) -> str:
         """Return what `prunus.criteria.criterion` reads."""
@@ -51,9 +56,8 @@ def methods(kind: str, *, solvers: bool = True) -> Iterator[Method]:
         if name not in ALIASES and not (name in NORMS and kind != "filter"):
             yield Method(name)
     if solvers:
-        yield from (Method(name, "lstsq") for name in MENDED if name in criterion_names())
-        if kind != "filter":
-            yield from (Method("solver", name) for name in CHOOSERS)
+        yield from (Method(name, "lstsq") for name in MENDED)
+        yield from (Method(name, solver, chooses=True) for name, solver in CHOOSERS[kind])
 
 
 def columns(kind: str, ratios: Mapping[str, Sequence[float]]) -> dict[str, Request]:

@@ -29,7 +29,8 @@ every weight or group, so criteria differ only in what they choose within one. `
 italics are no better than it. Weights with fewer than 8 inputs (first and depthwise convolutions) take no part in n:m.
 Filters are masked with all that hangs on them, which computes what the thinned net does; batch norms are left as they
 were (*as is*) or measured anew on the calibration data in one batch (*recalibrated*). `+ lstsq` refits what is left of
-every layer by least squares, and `(chooses)` marks solvers that choose the zeros, too. Nothing was tuned on the test
+every layer by least squares, layer after layer; `(chooses)` marks methods that choose the zeros as well while they do
+so. Nothing was tuned on the test
 data; they are read for this page alone.
 """
 UNITS = """\
