@@ -22,7 +22,7 @@ ALIASES = {"magnitude"}
 NORMS = {"l2", "linf", "lp"}
 """Of a single weight they are all |w|, as l1 is: left out where single weights go."""
 
-MENDED = ("l1", "taylor", "wanda")
+MENDED = ("l1", "random", "taylor", "wanda")
 CHOOSERS: Mapping[str, Sequence[tuple[str, str]]] = {
     "element": (("solver", "sparsegpt"), ("solver", "alps")),
     "n:m": (("solver", "sparsegpt"), ("solver", "alps")),

@@ -26,7 +26,7 @@ TITLES = {
 ABOUT = """\
 One shot, no training afterwards; accuracy in percent, mean ± standard deviation over the seeds. The same share goes of
 every weight or group, so criteria differ only in what they choose within one. `random` is the control; figures in
-italics are no better than it. Weights with fewer than 8 inputs (first and depthwise convolutions) take no part in n:m.
+italics are worse than it. Weights with fewer than 8 inputs (first and depthwise convolutions) take no part in n:m.
 Filters are masked with all that hangs on them, which computes what the thinned net does; batch norms are left as they
 were (*as is*) or measured anew on the calibration data in one batch (*recalibrated*). `+ lstsq` refits what is left of
 every layer by least squares, layer after layer; `(chooses)` marks methods that choose the zeros as well while they do
@@ -110,9 +110,9 @@ def accuracies(lines: Sequence[Line], net: str, kind: str, way: str) -> str:
 
 
 def marked(values: Sequence[float], control: Sequence[float], name: str) -> str:
-    """Write mean ± deviation, in italics where the control is as good."""
+    """Write mean ± deviation, in italics where the control is better."""
     shown = spread(values)
-    is_beaten = bool(values and control) and statistics.mean(values) <= statistics.mean(control)
+    is_beaten = bool(values and control) and statistics.mean(values) < statistics.mean(control)
     return f"*{shown}*" if is_beaten and name != CONTROL else shown
 
 
