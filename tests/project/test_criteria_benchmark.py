@@ -123,13 +123,13 @@ def test_page_shows_spread_control_and_refusals() -> None:
     assert marked([50.0], [60.0], "l1") == "*50.0*"
     assert marked([50.0], [50.0], "random") == "50.0"
     lines = [dict(place("dense", "dense"), columns={"dense": {"as is": {"right": 9, "of": 10}}}, refused={})]
-    cell = {"as is": {"right": 8, "of": 10}}
-    lines += [dict(place("element", name), columns={"0.50": cell}, refused={}) for name in ("l1", "random")]
+    for name, right in {"l1": 7, "l2": 8, "random": 8}.items():
+        lines.append(dict(place("element", name), columns={"0.50": {"as is": {"right": right, "of": 10}}}, refused={}))
     lines.append(dict(place("filter", "bn_scale"), columns={}, refused={"all": "no norm"}))
     page = markdown(lines, "run")
     assert "Dense: 90.0" in page
     assert "| `random` | 80.0 | – |" in page
-    assert page.index("`random` | 80.0") < page.index("| `l1` | *80.0* |")
+    assert page.index("`random` | 80.0") < page.index("| `l1` | *70.0* |") < page.index("| `l2` | 80.0 |")
     assert "* bn_scale on lenet5 filter: no norm" in page
 
 
