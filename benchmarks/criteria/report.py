@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -34,11 +34,14 @@ so. Nothing was tuned on the test
 data; they are read for this page alone.
 """
 UNITS = """\
-Every filter was removed by itself, and the rise of the mean loss measured on the calibration data and on 1000 held-out
-images of the validation part. *Within groups*: Spearman's correlation of score and rise among the units that a plan
-compares, mean over groups weighted by their units. *All*: over all units of the net, scores summed over a group's
-tensors without normalisation. Mean ± standard deviation over the seeds.
+Every filter was removed by itself, and the change of the mean loss measured on the calibration data and on 1000
+held-out images of the validation part. *Within groups*: Spearman's correlation of score and change among the units that
+a plan compares, mean over groups. *All*: over all units of the net, on held-out data, scores summed over a group's
+tensors without normalisation. |Change| is what Molchanov et al. and others of first order estimate; a negative change
+is a filter that the data are better off without. *The change itself*: what was measured on the calibration data, taken
+for a score, which tells how far the two sets of data agree. Mean ± standard deviation over the seeds.
 """
+TRUTH = "*the change itself*"
 
 
 def markdown(lines: Sequence[Line], command: str) -> str:
@@ -126,40 +129,65 @@ def spread(values: Sequence[float], digits: int = 1) -> str:
 
 
 def correlations(lines: Sequence[Line]) -> str:
-    """Return the table of correlations of scores with true rises of the loss."""
-    measured = {(x["net"], x["seed"]): x for x in lines if x["kind"] == "units" and x["method"] == "truth"}
+    """Return the tables of correlations of scores with true changes of the loss."""
+    measured = {(x["net"], x["seed"]): x["increase"] for x in lines if (x["kind"], x["method"]) == ("units", "truth")}
     scored = [x for x in lines if "scores" in x and (x["net"], x["seed"]) in measured]
-    heads = ("within, calibration", "within, held out", "all: Spearman", "all: Pearson")
     tables = []
     for net in present(scored):
-        rows = []
-        for name in names(lines, "units"):
-            own = [x for x in scored if (x["net"], x["method"]) == (net, name)]
-            values = [four(x, measured[net, x["seed"]]["increase"]) for x in own]
-            if values:
-                rows.append([f"`{name}`", *(spread(column, 2) for column in zip(*values, strict=True))])
-        tables.append(f"**{net}**\n\n{table(('', *heads), rows)}")
+        own = {name: [x for x in scored if (x["net"], x["method"]) == (net, name)] for name in names(lines, "units")}
+        values = {TRUTH: [of_truth(changes) for (of, _), changes in measured.items() if of == net]}
+        for name, found in own.items():
+            values[f"`{name}`"] = [six(x["scores"], x["raw"], measured[net, x["seed"]]) for x in found]
+        rows = [[name, *(spread(each, 2) for each in zip(*v, strict=True))] for name, v in values.items() if v]
+        tables.append(f"**{net}**\n\n{table(('', *WITH), rows)}")
     return "\n\n".join(tables)
 
 
-def four(found: Line, increase: Mapping[str, Mapping[str, Sequence[float]]]) -> tuple[float, ...]:
-    """Return a line's four correlations; those of all units are with the rise on held-out data."""
-    calibration, held_out = increase["calibration"], increase["held out"]
-    everything = [torch.tensor([x for group in held_out for x in each[group]]) for each in (found["raw"], held_out)]
+PerGroup = Mapping[str, Sequence[float]]
+WITH = (
+    "within groups: \\|change\\|, calibration",
+    "change, calibration",
+    "\\|change\\|, held out",
+    "change, held out",
+    "all: \\|change\\|, Spearman",
+    "Pearson",
+)
+
+
+def six(scores: PerGroup, raw: PerGroup, change: Mapping[str, PerGroup]) -> tuple[float, ...]:
+    """Return a line's correlations, in the order of the table's columns."""
+    calibration, held_out = change["calibration"], change["held out"]
+    everything = flat(raw), flat(held_out).abs()
     return (
-        within_groups(spearman, found["scores"], calibration),
-        within_groups(spearman, found["scores"], held_out),
+        within_groups(scores, sizes(calibration)),
+        within_groups(scores, calibration),
+        within_groups(scores, sizes(held_out)),
+        within_groups(scores, held_out),
         spearman(*everything),
         pearson(*everything),
     )
 
 
-def within_groups(
-    correlation: Callable[..., float], scores: Mapping[str, Sequence[float]], rises: Mapping[str, Sequence[float]]
-) -> float:
-    """Return the mean over groups, weighted by their units; groups of equal scores count as 0."""
-    parts = [(correlation(torch.tensor(scores[g]), torch.tensor(rises[g])), len(rises[g])) for g in rises]
-    return sum(0.0 if math.isnan(value) else value * size for value, size in parts) / sum(size for _, size in parts)
+def of_truth(change: Mapping[str, PerGroup]) -> tuple[float, ...]:
+    """Return what the change on the calibration data would get as a score, its size where sizes are compared."""
+    signed, size = (six(score, score, change) for score in (change["calibration"], sizes(change["calibration"])))
+    return size[0], signed[1], size[2], signed[3], size[4], size[5]
+
+
+def flat(values: PerGroup) -> torch.Tensor:
+    """Return the numbers of all groups, one after the other."""
+    return torch.tensor([x for each in values.values() for x in each])
+
+
+def sizes(values: PerGroup) -> PerGroup:
+    """Return their absolute values."""
+    return {group: [abs(x) for x in each] for group, each in values.items()}
+
+
+def within_groups(scores: PerGroup, changes: PerGroup) -> float:
+    """Return the mean of Spearman's correlation over groups; one of equal scores counts as 0."""
+    found = [spearman(torch.tensor(scores[group]), torch.tensor(changes[group])) for group in changes]
+    return statistics.mean(0.0 if math.isnan(value) else value for value in found)
 
 
 def seconds(lines: Sequence[Line]) -> str:

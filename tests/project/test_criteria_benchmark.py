@@ -11,7 +11,7 @@ import torch
 from benchmarks.criteria.cells import Bench, Observed, dense, line, observed
 from benchmarks.criteria.methods import KINDS, Method, columns, methods
 from benchmarks.criteria.nets import STRONG, Fold, Net, is_top1, split
-from benchmarks.criteria.report import markdown, marked, spread, within_groups
+from benchmarks.criteria.report import markdown, marked, of_truth, six, spread, within_groups
 from benchmarks.criteria.sweep import matches, within
 from benchmarks.criteria.units import mean_ranks, pearson, spearman, truth, unit_scores
 from torch import nn
@@ -99,7 +99,14 @@ def test_correlations_by_hand() -> None:
     assert pearson(a, b) == pytest.approx(0.5)
     assert spearman(a, torch.tensor([1.0, 10.0, 100.0])) == pytest.approx(1.0)
     scores = {"a": [1.0, 2.0, 3.0], "b": [1.0, 1.0]}
-    assert within_groups(spearman, scores, {"a": [1.0, 2.0, 3.0], "b": [1.0, 2.0]}) == pytest.approx(0.6)
+    assert within_groups(scores, {"a": [1.0, 2.0, 3.0], "b": [1.0, 2.0]}) == pytest.approx(0.5)
+
+
+def test_scores_are_held_against_the_change_and_against_its_size() -> None:
+    change = {"calibration": {"a": [-3.0, 1.0, 2.0]}, "held out": {"a": [1.0, 2.0, -3.0]}}
+    size = {"a": [3.0, 1.0, 2.0]}
+    assert six(size, {"a": [1.0, 2.0, 3.0]}, change) == pytest.approx((1.0, -0.5, -0.5, -0.5, 1.0, 1.0))
+    assert of_truth(change)[:4] == pytest.approx((1.0, 1.0, -0.5, -0.5))
 
 
 def test_what_takes_too_long_is_refused() -> None:
