@@ -34,7 +34,7 @@ def main() -> None:
             for done in [pool.submit(run, *pair) for pair in pairs]:
                 done.result()
     lines = [found for file in sorted(STORE.glob("*.jsonl")) for found in read(file)]
-    RESULT.write_text(markdown(lines, f"python -m benchmarks.criteria --jobs {options.jobs}"), encoding="utf-8")
+    RESULT.write_text(markdown(lines, "python -m benchmarks.criteria"), encoding="utf-8")
     draw(lines, PLOT)
 
 

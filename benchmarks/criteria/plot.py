@@ -31,7 +31,8 @@ def draw(lines: Sequence[Line], path: Path) -> None:
     criteria = [name for name in drawn if " " not in name and name not in STRONG]
     styles = {**STRONG, **{name: style(number) for number, name in enumerate(criteria)}}
     # text stays text, and the same figures give the same file
-    with matplotlib.rc_context({"svg.hashsalt": "prunus", "svg.fonttype": "none", "font.size": 8}):
+    text = {"svg.fonttype": "none", "font.size": 8, "font.sans-serif": ["DejaVu Sans"]}
+    with matplotlib.rc_context({"svg.hashsalt": "prunus", **text}):
         figure = Figure(figsize=(9.5, 2.1 * len(shown) + 0.6), layout="constrained")
         grid = figure.subplots(len(shown), len(PANELS), squeeze=False)
         for net, row in zip(shown, grid, strict=True):
@@ -63,4 +64,4 @@ def panel(axes: Any, lines: Sequence[Line], net: str, kind: str, way: str, style
         return
     axes.set_title(f"{net}: {kind}{f', {way}' if kind == 'filter' else ''}", fontsize=8)
     axes.set(xlim=(0, None), ylim=(0, 103))
-    axes.grid(alpha=0.3)
+    axes.grid(axis="y", alpha=0.3)
