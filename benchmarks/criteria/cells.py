@@ -18,7 +18,7 @@ from prunus.axes import Graph
 from prunus.criteria import Criterion, collect_for, criterion, score_target
 from prunus.errors import PrunusError
 from prunus.granularity import Piece, TargetSpec, find_targets
-from prunus.oneshot import _decided
+from prunus.oneshot.mending import decided
 from prunus.plans import named_state
 from prunus.statistics import Calibration, Statistics, recalibrate_
 
@@ -110,7 +110,7 @@ def pruned(
     It is what `prunus.prune` does before it proves, thins and measures.
     """
     decision = {"criterion": chooser, "protect": spared, **request}
-    plan, source, _ = _decided(bench.graph, bench.model, method.solver, "sparse", bench.calibration(fold), decision)
+    plan, source, _ = decided(bench.graph, bench.model, method.solver, "sparse", bench.calibration(fold), decision)
     return plan.mask(source)
 
 

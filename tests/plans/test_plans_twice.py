@@ -110,7 +110,7 @@ torch.save(load(sys.argv[1], Twice)(rows()), sys.argv[2])
 def test_a_fresh_process_repeats_both(tmp_path: Path) -> None:
     small = thinned_by(generic_(Twice()), {"a": [1], "c": [0, 2, 5]}, {"a": [0, 3], "b": [1, 2], "c": [1, 2]})
     names = [str(save(small, tmp_path / "m.prunus")), str(tmp_path / "y.pt")]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, "-c", SCRIPT, *names], capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stderr[-2000:]
     torch.testing.assert_close(torch.load(names[1]), small(rows()))

@@ -56,8 +56,11 @@ def _first_metrics(session: Session, model: nn.Module) -> dict[str, float]:
 
 def _observe_a_batch(session: Session, model: nn.Module, graph: Graph | None) -> None:
     """Let every criterion observe one training batch, for which it may need the loss, or gradients of a layer."""
+    policies = [words for words in session.recipe.prune.policies if criterion(words.criterion).needs]
+    if not policies:
+        return
     one = Calibration([first_batch(session.parts.data.train, "data.train")], session.parts.loss)
-    for words in session.recipe.prune.policies:
+    for words in policies:
         targets = find_targets(model, words.granularity, words.targets, graph)
         collect_for(model, criterion(words.criterion), targets, one, Statistics())
 
