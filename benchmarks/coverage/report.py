@@ -163,9 +163,9 @@ def about_peer(lines: Sequence[Line], peer: Sequence[Line]) -> str:
         " the better of two ways to treat heads), pruned, held against its own masked model, trained one step; neither"
         " reloading nor ONNX is asked of it. `norm`: right where a normalisation whose channels went counts only those"
         " that stay, which is another function than the masked model's; it is counted in its favour. `wrong` includes"
-        " attention that is scaled by the number of channels left in a head. The cases are the first of the sweep's random order."
-        " They ran beside other work on two cores, with 90 to 240 s of wall time each; `timeout` is what was not"
-        " done by then, so its share would be smaller on an idle machine: the rate is a lower bound."
+        " attention that is scaled by the number of channels left in a head. The cases are the first of the sweep's"
+        " random order. They ran beside other work on two cores, with 90 to 240 s of wall time each; `timeout` is what"
+        " was not done by then, so its share would be smaller on an idle machine: the rate is a lower bound."
     )
     return intro + "\n\n" + table(("", "cases", "Prunus", "Torch-Pruning", *order), rows)
 
