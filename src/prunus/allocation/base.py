@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from prunus.allocation.counts import with_floors
-from prunus.errors import InputError
 from prunus.granularity import Target
+from prunus.granularity.checks import check_size
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,8 +41,7 @@ class ScoredTarget:
     def __post_init__(self) -> None:
         if not self.pruned.numel():
             object.__setattr__(self, "pruned", torch.zeros(self.scores.numel(), dtype=torch.bool))
-        if isinstance(self.round_to, bool) or not isinstance(self.round_to, int) or self.round_to < 1:
-            raise InputError(f"round_to is {self.round_to!r}; a whole number of at least 1 is wanted")
+        check_size("round_to", self.round_to)
 
     @classmethod
     def of(cls, target: Target, scores: Tensor, *, round_to: int = 1, **known: Any) -> ScoredTarget:

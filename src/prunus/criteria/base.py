@@ -62,12 +62,7 @@ def criterion(spec: str | Criterion) -> Criterion:
         `prunus.criteria`, or an object with `name`, `needs` and `score`.
     Raises NameNotFound for an unknown name, InputError for wrong arguments or an object that is no criterion.
     """
-    made = KNOWN.read(spec) if isinstance(spec, str) else spec
-    if isinstance(made, type) or not isinstance(made, Criterion):
-        raise InputError(
-            f"criterion is {made!r}; a name such as 'l1' or an object with name, needs and score is wanted"
-        )
-    return made
+    return KNOWN.given(spec, Criterion, "a name such as 'l1' or an object with name, needs and score")  # type: ignore[type-abstract]
 
 
 def collect_for(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from prunus.errors import InputError, NameNotFound
 from prunus.granularity import Piece
-from prunus.solvers.layers import Kind, matrix_of, weight_of
+from prunus.solvers.layers import kind_of, matrix_of, weight_of
 from prunus.statistics import Layer, Statistics, wide
 
 Compare = Literal["row", "layer"]
@@ -96,11 +96,6 @@ def check_compare(name: str, compare: str) -> None:
     """Raise NameNotFound for another word than `row` and `layer`."""
     if compare not in get_args(Compare):
         raise NameNotFound.of(f"comparison of {name}", str(compare), get_args(Compare))
-
-
-def kind_of(layer: Layer) -> Kind:
-    """Return the layer's kind as `matrix_of` names it."""
-    return "conv1d_hf" if layer.is_transposed else layer.kind
 
 
 def ranks(scores: Tensor) -> Tensor:

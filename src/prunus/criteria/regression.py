@@ -8,11 +8,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from prunus.criteria.inputs import kind_of
 from prunus.errors import InputError
 from prunus.granularity import Piece
 from prunus.solvers.channels import lasso_order, thinet_order
-from prunus.solvers.layers import matrix_of, weight_of
+from prunus.solvers.layers import kind_of, matrix_of, weight_of
 from prunus.statistics import Statistics, wide
 
 

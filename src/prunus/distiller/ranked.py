@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
@@ -67,7 +68,7 @@ def numbered(name: str | None, number: int, total: int) -> str | None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ranked:
+class Ranked(ABC):
     """What the ranked pruners share: of each parameter's groups the lowest by a criterion go.
 
     group_type: `Filters` or `3D`; of some also `Channels`, `Rows` and `Blocks`, with `kwargs: {block_shape: …}`.
@@ -83,9 +84,9 @@ class Ranked:
     group_dependency: str | None = None
     kwargs: Mapping[str, Any] = field(default_factory=dict)
 
+    @abstractmethod
     def schedule(self, window: Window) -> Schedule:
         """When, and how much."""
-        raise NotImplementedError
 
     @property
     def ranking(self) -> str:

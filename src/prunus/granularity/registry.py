@@ -32,6 +32,16 @@ class Registry(Generic[_T]):
         if self._factories.setdefault(name, factory) is not factory:
             raise InputError(f"{self._kind} {name!r} is already registered; choose another name")
 
+    def given(self, spec: object, protocol: type[_T], wanted: str) -> _T:
+        """Return an object as it is, or make what a text names.
+
+        Raises InputError, saying what is wanted, for what has not the protocol's attributes, and as `read` does.
+        """
+        made = self.read(spec) if isinstance(spec, str) else spec
+        if isinstance(made, type) or not isinstance(made, protocol):
+            raise InputError(f"{self._kind} is {made!r}; {wanted} is wanted")
+        return made
+
     def names(self) -> tuple[str, ...]:
         """List every known name, those of installed entry points too."""
         return tuple(sorted({*self._factories, *(point.name for point in self._points())}))

@@ -81,10 +81,10 @@ def plan(
 
     if (ratio is None) == (target is None) and not (ratio is None and isinstance(kind, FIXED)):
         raise InputError("give either ratio= (such as 0.5) or target= (such as 'macs=0.5')")
-    if target is None:
+    budget = None if target is None else parse_budget(target)
+    if budget is None:
         chosen = counts(1.0 if share.uses_progress or ratio is None else check_ratio("ratio", ratio))
     else:
-        budget = parse_budget(target)
         steps = {name: each.round_to for name, each in scored.items() if each.fixed is None}
         ruler = ruler_of(graph, budget, kind, found, scored)
         chosen = meet(budget, counts, ruler, graph.equal, steps)
@@ -94,7 +94,7 @@ def plan(
         "criterion": rank.name,
         "allocation": share.name,
         **({} if ratio is None else {"ratio": ratio}),
-        **({} if target is None else {"target": str(parse_budget(target))}),
+        **({} if budget is None else {"target": str(budget)}),
     }
     if by_depth:
         return Plan.from_pruned(graph, {}, provenance=provenance, dropped=dropped(found[0], scored, chosen))

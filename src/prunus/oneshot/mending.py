@@ -14,6 +14,7 @@ from prunus.granularity import (
     NM,
     Depth,
     Element,
+    Granularity,
     granularity,
     group_targets,
 )
@@ -28,10 +29,15 @@ _SELECTORS: dict[Any, Selector] = {"reconstruction": "lasso", "thinet": "thinet"
 
 
 def _regressed(
-    graph: Graph, model: nn.Module, chosen: Solver, seen: Calibration, decision: Mapping[str, Any], selector: Selector
+    graph: Graph,
+    model: nn.Module,
+    kind: Granularity,
+    chosen: Solver,
+    seen: Calibration,
+    decision: Mapping[str, Any],
+    selector: Selector,
 ) -> tuple[Plan, nn.Module, Mending]:
     """Decide how many units go from each group, then choose and refit them group by group."""
-    kind = granularity(decision.get("granularity", "filter"))
     if kind.name not in COUPLED:
         raise InputError(f"criterion {decision['criterion']} chooses coupled units; use granularity filter or channel")
     counted = plan(graph, **{**decision, "criterion": "l1"})
@@ -56,21 +62,20 @@ def decided(
         return plan(graph, data=seen, **decision), model, None
     if seen is None:
         raise InputError("a solver mends by what layers read; give data=, the batches they are shown")
-    chosen = read_solver(mender)
-    if isinstance(granularity(decision.get("granularity", "filter")), Depth):
+    chosen, kind = read_solver(mender), granularity(decision.get("granularity", "filter"))
+    if isinstance(kind, Depth):
         raise InputError(
             f"{chosen.name} mends weights whose inputs are pruned, but layer leaves out whole blocks; omit it"
         )
     asked = decision.get("criterion")
     if asked in _SELECTORS:
-        return _regressed(graph, model, chosen, seen, decision, _SELECTORS[asked])
+        return _regressed(graph, model, kind, chosen, seen, decision, _SELECTORS[asked])
     if asked != "solver":
         made = plan(graph, data=seen, **decision)
         masked = made.mask(model)
         return made, masked, mend_(masked, model, made.keep_masks(), chosen, seen, propagate=propagate)
     if not chosen.chooses:
         raise InputError(f"criterion is 'solver', but {chosen.name} only mends given zeros; name one, such as l2")
-    kind = granularity(decision.get("granularity", "filter"))
     if not isinstance(kind, NM | Element):
         raise InputError(f"criterion is 'solver', but solvers choose granularity element or n:m, not {kind.name}")
     counted = plan(graph, **{**decision, "criterion": "l1"}).masks
@@ -92,5 +97,5 @@ def reconstructed(
         return source, None
     if seen is None:
         raise InputError("reconstruct= trains blocks on what they read; give data=, the batches they are shown")
-    masked = made.mask(source)
+    masked = made.mask(model) if source is model else source  # what a solver mended has its zeros in place
     return masked, reconstruct_(masked, model, made.keep_masks(), seen, steps=steps)

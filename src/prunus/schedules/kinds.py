@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol, get_args, runtime_checkable
 
 from prunus.errors import InputError, NameNotFound
+from prunus.granularity.checks import check_size
 from prunus.schedules.checks import as_time, check_fractions, check_times, goal_of, whole
 from prunus.schedules.time import Time, Unit
 
@@ -80,8 +81,7 @@ class Iterative:
     def __post_init__(self) -> None:
         check_times(self, "begin", "every")
         check_fractions(self, self.initial)
-        if isinstance(self.rounds, bool) or not isinstance(self.rounds, int) or self.rounds < 1:
-            raise InputError(f"schedule.rounds is {self.rounds!r}; a whole number of at least 1 is wanted")
+        check_size("schedule.rounds", self.rounds)
         if self.progression not in get_args(Progression):
             raise NameNotFound.of("progression", str(self.progression), get_args(Progression))
         if self.progression == "geometric" and self.final is None:

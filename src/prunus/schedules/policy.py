@@ -10,6 +10,7 @@ from prunus.allocation import Allocator, Regrowing, allocator
 from prunus.criteria import Criterion, criterion
 from prunus.errors import InputError, NameNotFound, naming
 from prunus.granularity import COUPLED, FIXED, NM, Granularity, TargetSpec, check_targets, granularity
+from prunus.granularity.checks import check_size
 from prunus.schedules.kinds import OneShot, Schedule
 from prunus.schedules.reading import schedule
 from prunus.solvers import Solver, solver
@@ -83,8 +84,7 @@ def policy(spec: Mapping[str, Any] | Policy) -> Policy:
 
 
 def _check_round_to(round_to: Any, kind: Granularity) -> None:
-    if isinstance(round_to, bool) or not isinstance(round_to, int) or round_to < 1:
-        raise InputError(f"round_to is {round_to!r}; a whole number of at least 1 is wanted")
+    check_size("round_to", round_to)
     if round_to > 1 and kind.name not in COUPLED:
         raise InputError(f"round_to is {round_to}, but {kind.name} is not rounded; only filter and channel are")
 

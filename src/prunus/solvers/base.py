@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 from torch import Tensor
 
 from prunus.errors import InputError
+from prunus.granularity.checks import check_size
 from prunus.granularity.registry import Registry
 from prunus.solvers.pattern import Pattern
 
@@ -70,12 +71,7 @@ def solver(spec: str | Solver) -> Solver:
         the name of an entry point of `prunus.solvers`, or an object with `name`, `chooses` and `solve`.
     Raises NameNotFound for an unknown name, InputError for wrong arguments or an object that is no solver.
     """
-    made = KNOWN.read(spec) if isinstance(spec, str) else spec
-    if isinstance(made, type) or not isinstance(made, Solver):
-        raise InputError(
-            f"solver is {made!r}; a name such as 'alps' or an object with name, chooses and solve is wanted"
-        )
-    return made
+    return KNOWN.given(spec, Solver, "a name such as 'alps' or an object with name, chooses and solve")  # type: ignore[type-abstract]
 
 
 def spelled(name: str, settings: Any) -> str:
@@ -91,8 +87,7 @@ def spelled(name: str, settings: Any) -> str:
 def check_counts(name: str, **counts: object) -> None:
     """Raise InputError unless every setting is a whole number of at least 1."""
     for key, value in counts.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InputError(f"{name}: {key} is {value!r}; a whole number of at least 1 is wanted")
+        check_size(f"{name}: {key}", value)
 
 
 def check_numbers(name: str, *, least: float = 0, **numbers: object) -> None:

@@ -15,6 +15,7 @@ from prunus.solvers.base import Solved, Solver
 from prunus.solvers.choice import Choice
 from prunus.solvers.pattern import Pattern
 from prunus.solvers.problem import output_energy, ratio
+from prunus.statistics import Layer
 
 Kind = Literal["linear", "conv", "conv1d_hf", "conv_transpose"]
 
@@ -24,6 +25,11 @@ _WANTED = {
     "conv1d_hf": "(in, out) without groups",
     "conv_transpose": "(in, out/groups, *kernel)",
 }
+
+
+def kind_of(layer: Layer) -> Kind:
+    """Return an observed layer's kind, as `matrix_of` names it."""
+    return "conv1d_hf" if layer.is_transposed else layer.kind
 
 
 def matrix_of(weight: Tensor, kind: Kind, *, groups: int = 1) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from prunus.plans import named_state
 from prunus.solvers.base import Solved, Solver
-from prunus.solvers.layers import Kind, matrix_of, solve_layer, weight_of
+from prunus.solvers.layers import Kind, kind_of, matrix_of, solve_layer, weight_of
 from prunus.statistics import Calibration, Layer, Readers, Reading, wide
 
 Request = Tensor | float | tuple[int, int]
@@ -39,14 +39,14 @@ class LayerProblem:
     @classmethod
     def empty(cls, layer: Layer, weight: Tensor, gram: Tensor) -> LayerProblem:
         """Begin the sums; gram: where XᵀX is summed up, by this layer or by one that reads the same."""
-        w = matrix_of(wide(weight), _kind(layer), groups=layer.groups)
+        w = matrix_of(wide(weight), kind_of(layer), groups=layer.groups)
         sums = torch.zeros_like(w[:, 0], dtype=torch.float64), torch.zeros_like(w[..., 0], dtype=torch.float64)
         return cls(layer, wide(weight), gram, torch.zeros_like(w), sums)
 
     @property
     def kind(self) -> Kind:
         """The layer's kind, as `matrix_of` names it."""
-        return _kind(self.layer)
+        return kind_of(self.layer)
 
     def matrices(self, weight: Tensor) -> Tensor:
         """Return the weight as (groups, R, C)."""
@@ -101,10 +101,6 @@ class LayerProblem:
             density=wanted if isinstance(wanted, float) else None,
             pattern=wanted if isinstance(wanted, tuple) else None,
         )
-
-
-def _kind(layer: Layer) -> Kind:
-    return "conv1d_hf" if layer.is_transposed else "conv" if layer.kind == "conv" else "linear"
 
 
 def observed(readers: Readers, model: nn.Module, reference: nn.Module, calibration: Calibration) -> list[LayerProblem]:

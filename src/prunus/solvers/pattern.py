@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from prunus.errors import InputError
+from prunus.granularity.checks import check_size
 from prunus.selection import lowest_k_per_row
 
 
@@ -27,8 +28,7 @@ class Pattern:
     def __post_init__(self) -> None:
         sizes = {"n": self.n, "m": self.m, "segment": 1 if self.segment is None else self.segment}
         for key, value in sizes.items():
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise InputError(f"pattern {key} is {value!r}; a whole number of at least 1 is wanted")
+            check_size(f"pattern {key}", value)
         if self.n >= self.m:
             raise InputError(f"pattern {self.n}:{self.m} prunes nothing: n is the number kept of every m; write n < m")
 

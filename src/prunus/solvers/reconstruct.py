@@ -17,7 +17,7 @@ from prunus.plans import named_state
 from prunus.solvers.base import check_counts, check_numbers
 from prunus.solvers.blocks import Block, find_blocks, named_blocks
 from prunus.solvers.problem import ratio
-from prunus.statistics import Batch, Calibration, Stop, undisturbed, until_stopped
+from prunus.statistics import Batch, Calibration, Stop, device_of, undisturbed, until_stopped
 
 T = TypeVar("T")
 
@@ -121,7 +121,7 @@ def _blocks(
     done: Reconstruction,
 ) -> list[Block]:
     """Return what is to be trained, and note in `done` what is not."""
-    batch = next(calibration.read(_device(model)))
+    batch = next(calibration.read(device_of(model)))
     if patterns is None:
         blocks = find_blocks(model, pruned, batch)
         why = "it is in no module that runs once and can be trained"
@@ -156,7 +156,7 @@ class _Examples:
     def of(cls, block: Block, model: nn.Module, reference: nn.Module, calibration: Calibration) -> _Examples:
         """Run both models as far as the block."""
         found = cls(block)
-        for batch in calibration.read(_device(model)):
+        for batch in calibration.read(device_of(model)):
             found.inputs.append(_arguments(block.modules(model)[0], model, batch))
             found.goals.append(_floats(_output(block.modules(reference)[-1], reference, batch), block))
             found.real.append(batch.is_real)
@@ -306,7 +306,3 @@ def _real(x: Tensor, is_real: Tensor | None) -> Tensor:
 
 def _squares(x: Tensor, is_real: Tensor | None) -> float:
     return float(_real(x, is_real).square().sum(dtype=torch.float64))
-
-
-def _device(model: nn.Module) -> torch.device:
-    return next((p.device for p in model.parameters()), torch.device("cpu"))

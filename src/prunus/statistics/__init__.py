@@ -16,7 +16,7 @@ from prunus.statistics.kinds import (
     wide,
 )
 from prunus.statistics.layers import Layer
-from prunus.statistics.modes import evaluating, undisturbed
+from prunus.statistics.modes import device_of, evaluating, undisturbed
 from prunus.statistics.reading import Readers, Reading, readings
 from prunus.statistics.stopping import Stop, until_stopped
 from prunus.statistics.store import Statistics
@@ -38,6 +38,7 @@ __all__ = [
     "Stop",
     "calibration",
     "collect",
+    "device_of",
     "evaluating",
     "readings",
     "recalibrate_",

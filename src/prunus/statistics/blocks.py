@@ -14,6 +14,7 @@ from prunus.granularity import JoinedUnits, Piece, WholeBlock
 from prunus.plans.depth import Skipped
 from prunus.statistics.calibration import Batch, Calibration
 from prunus.statistics.kinds import OfModel, register, wide
+from prunus.statistics.modes import device_of
 from prunus.statistics.store import Statistics
 
 
@@ -30,8 +31,7 @@ def _influences_(
 ) -> None:
     units = [piece.part.units for piece in pieces]
     blocks = [block for each in units if isinstance(each, JoinedUnits) for block in each.blocks]
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    for batch in calibration.read(device):
+    for batch in calibration.read(device_of(model)):
         with torch.no_grad(), _watched(model, blocks, found, name, batch):
             batch.run(model)
 

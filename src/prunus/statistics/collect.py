@@ -18,7 +18,7 @@ from prunus.granularity import Piece
 from prunus.statistics.calibration import Batch, Calibration
 from prunus.statistics.kinds import Kind, OfGradients, OfInputGradients, OfInputs, OfModel, OfTraining, statistic, word
 from prunus.statistics.layers import Layer, without_padding
-from prunus.statistics.modes import undisturbed
+from prunus.statistics.modes import device_of, undisturbed
 from prunus.statistics.store import Key, Statistics
 from prunus.statistics.watch import Watch
 
@@ -75,7 +75,7 @@ def _pass_by_batches(
     if not of_inputs and not by_batch:
         return
     inputs = _Inputs(model, of_inputs, requests, found)
-    for batch in calibration.read(_device(model)):
+    for batch in calibration.read(device_of(model)):
         with inputs.watching(batch), torch.set_grad_enabled(bool(by_batch)):
             output = batch.run(model)
             if by_batch:
@@ -91,7 +91,7 @@ def _pass_by_samples(
     if not at_inputs and not by_sample:
         return
     names = _Names(model, (piece.param for name in at_inputs for piece in requests[name]))
-    for batch in calibration.read(_device(model)):
+    for batch in calibration.read(device_of(model)):
         for sample in batch.samples():
             loss, read = _forward(model, sample, calibration, names)
             slopes = _observe(model, loss, by_sample, requests, found, [x for _, x in read])
@@ -145,10 +145,6 @@ def _once(pieces: Sequence[Piece]) -> list[Piece]:
 
 def _only(kind: type[_K], kinds: Mapping[str, Kind]) -> dict[str, _K]:
     return {name: each for name, each in kinds.items() if isinstance(each, kind)}
-
-
-def _device(model: nn.Module) -> torch.device:
-    return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
 class _Names:

@@ -48,3 +48,8 @@ def same_buffers(model: nn.Module) -> Iterator[None]:
             for name, buffer in model.named_buffers():
                 if name in buffers and buffer.shape == buffers[name].shape:
                     buffer.copy_(buffers[name])
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Return where the model's parameters are; the CPU where it has none."""
+    return next((p.device for p in model.parameters()), torch.device("cpu"))

@@ -15,7 +15,7 @@ from prunus.plans import named_state
 from prunus.statistics.calibration import Batch, Calibration
 from prunus.statistics.kinds import wide
 from prunus.statistics.layers import Layer, without_padding
-from prunus.statistics.modes import same_buffers, undisturbed
+from prunus.statistics.modes import device_of, same_buffers, undisturbed
 from prunus.statistics.stopping import Stop, until_stopped
 from prunus.statistics.watch import Watch
 
@@ -79,8 +79,7 @@ def readings(model: nn.Module, names: Iterable[str], calibration: Calibration) -
     """Return who reads together, in the order in which they run first on the first batch."""
     tensors, calls = named_state(model), Counter[str]()
     watched = {id(tensors[name]): name for name in names}
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    batch = next(calibration.read(device))
+    batch = next(calibration.read(device_of(model)))
     together: list[list[Layer]] = []
     recent: dict[tuple[int, int], tuple[weakref.ref[Tensor], list[Layer]]] = {}  # no input is kept alive
 
