@@ -3,6 +3,7 @@
 from prunus.criteria.activations import MeanActivation, ZeroActivations
 from prunus.criteria.base import (
     Criterion,
+    Joined,
     collect_for,
     criterion,
     criterion_names,
@@ -60,6 +61,7 @@ __all__ = [
     "Fluctuation",
     "GeometricMedian",
     "Grasp",
+    "Joined",
     "Magnitude",
     "MeanActivation",
     "Movement",
