@@ -20,7 +20,7 @@ Normalise = Literal["mean", "none", "max", "gaussian"]
 Join = Literal["mean", "sum", "max", "first"]
 
 
-Reads = Literal["weights", "norms", "readers", "blocks"]
+Reads = Literal["weights", "norms", "readers", "blocks", "experts"]
 
 
 @runtime_checkable
@@ -29,7 +29,7 @@ class Criterion(Protocol):
 
     An attribute `reads` says which tensors of a coupled target are scored: `weights` (also where there is none), the
     ones that the granularity names; `norms`, the scales of batch norms over the units; `readers`, the weights that
-    read the units; `blocks`, residual blocks alone.
+    read the units; `blocks`, residual blocks alone; `experts`, the stacked weights of a mixture's experts.
     """
 
     @property
@@ -148,6 +148,7 @@ def pieces_of(target: Target, tensors: Mapping[str, Tensor], criterion: Criterio
         "norms": tuple(part for part in target.parts if part.role == "norm"),
         "readers": tuple(part for part in target.parts if part.role == "in"),
         "blocks": tuple(part for part in target.parts if part.role == "block"),
+        "experts": tuple(part for part in target.parts if part.role == "expert"),
     }[reads]
     if not parts:
         what, instead = _MISSING[reads]
@@ -163,6 +164,7 @@ _MISSING = {
     "norms": ("batch norm scales its units", "filter with a traced graph"),
     "readers": ("weight that reads its units is known", "filter with a traced graph"),
     "blocks": ("residual block is its unit", "layer"),
+    "experts": ("expert of a mixture is its unit", "filter with targets of kind expert"),
 }
 
 
