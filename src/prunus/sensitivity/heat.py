@@ -42,8 +42,6 @@ def heat(curves: Curves, metric: str, max_drop: float | None, mode: Mode) -> Any
     axes.set_xlabel(f"sparsity of one target ({curves.granularity}, {curves.criterion})")
     dense = _number(curves.dense[metric], share)
     axes.set_title(f"{metric}{' in percent' if share else ''}; dense: {dense}", loc="left")
-        f"{metric}{' in percent' if share else ''}; dense: {_number(curves.dense[metric], share)}", loc="left"
-    )
     bar = figure.colorbar(image, ax=axes, pad=0.02, label="lost to the dense model", fraction=0.05)
     bar.outline.set_visible(False)
     if share:
