@@ -19,7 +19,7 @@ class Browser:
     def __init__(self, process, reader, writer):
         self.process, self.reader, self.writer = process, reader, writer
         self.number, self.session, self.errors, self.requests = 0, None, [], []
-        self.buffer, self.events = b"", []
+        self.buffer, self.events, self.last = b"", [], {}
 
     def send(self, method, **parameters):
         self.number += 1
@@ -79,6 +79,7 @@ class Browser:
     def _note(self, event):
         method, given = event.get("method", ""), event.get("params", {})
         self.events.append(method)
+        self.last[method] = given
         if method == "Runtime.exceptionThrown" or (method == "Log.entryAdded" and given["entry"]["level"] == "error"):
             self.errors.append(given)
         if method == "Network.requestWillBeSent":

@@ -10,9 +10,9 @@ from typing import Any
 import yaml
 
 from prunus.errors import PrunusError
+from prunus.palette import palette
 from prunus.report import charts, counting, formats, metrics, rows
 from prunus.report.facts import Facts, Sensitivity
-from prunus.palette import palette
 
 MISSING_EXTRA = "the page needs Jinja2, which is not installed; run: pip install 'prunus[report]'"
 

@@ -88,6 +88,11 @@ class Costs:
         }
         return levelled(found, self.equal)
 
+    def measured(self, name: str, levels: Sequence[float]) -> list[int]:
+        """Return how many units of a target the analysis pruned at each level."""
+        target = self.targets[name]
+        return [target.bounded(num_pruned(level, target.units)) for level in levels]
+
     def left(self, counts: Mapping[str, int]) -> Left:
         """Return what the model costs once so many units of each target are pruned."""
         gone = {} if not self.coupled else counts

@@ -89,10 +89,11 @@ class Curves:
         metric, mode: as in `ratios`. round_to: kept counts are multiples of it.
         Greedy, as each target is taken to lose on its own: starting from the dense model, of all moves of one target
         (or one set of groups that must stay equal) to a higher level take the one that loses least of the metric per
-        share of the budget's quantity saved, counted at what the other targets have left by then; repeat until the
-        budget is met. Then, the dearest first, give back what is not needed, unit by unit. What a curve loses never
-        counts as won again, and no target goes beyond the highest level measured. With convex curves and units of
-        equal cost this is the optimum; groups whose costs multiply, and humps, make it a good guess.
+        share of the budget's quantity saved, counted at what the other targets have left by then, until the budget is
+        met. Of all ways of ending one of these states by one last move, no longer than needed, the one that loses least
+        counts; of it, the dearest targets first, units that the budget does not ask for are given back. What a curve
+        loses never counts as won again, and no target goes beyond the highest level measured. With convex curves and
+        units of equal cost this is the optimum; groups whose costs multiply, and humps, make it a good guess.
         The plan that prunes so meets the budget, within the size of one unit. Ratios have four decimals.
         Raises InputError when the levels do not reach the budget, or the costs are not known.
         """

@@ -18,6 +18,9 @@ Names = tuple[str, ...]
 STEP = 10_000
 """Ratios of recipes are multiples of one part in this many: four decimals, the same in Python and on the page."""
 
+CLOSE = 0.01
+"""The share of a budget that may stay unused where an exchange of units could use it."""
+
 _QUANTITIES = {True: ("macs", "params", "bytes", "nnz", "sparsity"), False: ("nnz", "sparsity")}
 
 
@@ -46,26 +49,38 @@ class Filling:
     def fill(self) -> dict[str, float]:
         """Return a ratio per target; see `Curves.ratios_for`. Raises InputError where the levels do not reach."""
         chosen = dict.fromkeys(self.costs.targets, 0)
-        prices: dict[Names, float] = {}
+        prices = dict.fromkeys(self._sets, 0.0)
+        best, least = chosen, 0.0 if self._is_met(chosen) else math.inf
         while not self._is_met(chosen):
-            price, names, count = self._cheapest(chosen)
+            for names in self._sets:
+                found = self._finished(chosen, names)
+                if found is not None and (lost := self._lost(found)) < least:
+                    best, least = found, lost
+            move = self._cheapest(chosen)
+            if move is None:
+                break
+            price, names, count = move
             prices[names] = price
             chosen = {**chosen, **dict.fromkeys(names, count)}
+        if least == math.inf:
+            raise self._out_of_reach(chosen)
         for names in sorted(prices, key=lambda names: -prices[names]):
-            chosen = self._relieved(chosen, names)
-        return {name: ratio_of(count, self.costs.targets[name].units) for name, count in chosen.items()}
+            best = self._relieved(best, names)
+        best = self._closed(best)
+        return {name: ratio_of(count, self.costs.targets[name].units) for name, count in best.items()}
 
     def drop(self, name: str, count: int) -> float:
-        """Return what a target loses at a count: linear between levels, never less than at a smaller count, nor 0."""
-        share, before, fallen = count / self.costs.targets[name].units, 0.0, 0.0
-        for level, drop in zip(self.levels, self.drops[name], strict=True):
+        """Return what a target loses at a count: linear between those measured, and never less than at fewer."""
+        before, fallen = 0, 0.0
+        for measured, drop in zip(self._measured[name], self.drops[name], strict=True):
             risen = math.inf if math.isnan(drop) else max(fallen, drop)
-            if share < level:
-                return fallen if share == before else fallen + (risen - fallen) * (share - before) / (level - before)
-            before, fallen = level, risen
+            if count < measured:
+                share = (count - before) / (measured - before)
+                return fallen + (risen - fallen) * share if share else fallen
+            before, fallen = measured, risen
         return fallen
 
-    def _cheapest(self, chosen: Counts) -> tuple[float, Names, int]:
+    def _cheapest(self, chosen: Counts) -> tuple[float, Names, int] | None:
         """Return the lowest price, metric lost per share saved, of moving one set on to a level; of equal the largest.
 
         Looking past the next level finds what lies behind a hump.
@@ -79,9 +94,17 @@ class Filling:
                 if saved > 0 and math.isfinite(drop):
                     found.append((drop / saved, -saved, names, count))
         if not found:
-            raise self._out_of_reach(chosen)
+            return None
         price, _, names, count = min(found)
         return price, names, count
+
+    def _finished(self, chosen: Counts, names: Names) -> Counts | None:
+        """Meet the budget by moving one set alone, no further than is needed; None where that cannot be."""
+        stops = self._stops(names, chosen[names[0]])
+        if not stops or self._saved(chosen, names, stops[-1]) < self._missing(chosen) - 1e-9:
+            return None
+        found = {**chosen, **dict.fromkeys(names, stops[-1])}
+        return self._relieved(found, names) if self._is_met(found) else None
 
     def _relieved(self, chosen: Counts, names: Names) -> Counts:
         """Give a set as many of its units back as the budget allows."""
@@ -91,6 +114,26 @@ class Filling:
             tried = {**chosen, **dict.fromkeys(names, self._at_most(names, middle))}
             few, many = (few, middle) if self._is_met(tried) else (middle, many)
         return {**chosen, **dict.fromkeys(names, self._at_most(names, many))}
+
+    def _closed(self, chosen: Counts) -> Counts:
+        """Where much is unused, give one unit of a set back and let another make up for it, if less is lost by that."""
+        if self._unused(chosen) <= CLOSE:
+            return chosen
+        found = [chosen]
+        for names in (names for names in self._sets if chosen[names[0]] > 0):
+            freed = {**chosen, **dict.fromkeys(names, self._at_most(names, chosen[names[0]] - 1))}
+            found += [each for other in self._sets if other != names and (each := self._finished(freed, other))]
+        return min(found, key=self._lost)
+
+    def _unused(self, counts: Counts) -> float:
+        return self.budget.unused(self._value(counts), self._value({}))
+
+    def _lost(self, counts: Counts) -> float:
+        return sum(self.drop(name, count) for name, count in counts.items())
+
+    @cached_property
+    def _measured(self) -> dict[str, list[int]]:
+        return {name: self.costs.measured(name, self.levels) for name in self.costs.targets}
 
     @cached_property
     def _sets(self) -> list[Names]:
@@ -102,8 +145,8 @@ class Filling:
 
     def _stops(self, names: Names, count: int) -> list[int]:
         """Return the counts at the levels above the present one."""
-        units = min(self.costs.targets[name].units for name in names)
-        counts = {self._at_most(names, math.floor(level * units + 1e-9)) for level in self.levels}
+        measured = zip(*(self._measured[name] for name in names), strict=True)
+        counts = {self._at_most(names, min(each)) for each in measured}
         return sorted(stop for stop in counts if stop > count)
 
     def _at_most(self, names: Names, count: int) -> int:
@@ -138,9 +181,21 @@ class Filling:
         )
         return saved / self._whole
 
+    def _missing(self, chosen: Counts) -> float:
+        """Return what is still to be saved, as a share of the dense model's figure."""
+        budget, value = self.budget, self._value(chosen)
+        if budget.quantity == "sparsity":
+            return budget.limit - value
+        return value / self._whole - (budget.limit if budget.relative else budget.limit / self._whole)
+
     @cached_property
     def _whole(self) -> float:
-        return max(1.0, self._value({}) if self.budget.quantity != "sparsity" else float(self.costs.left({}).params))
+        """The dense model's figure; for a sparsity, all that it is a share of."""
+        if self.budget.quantity != "sparsity":
+            return max(1.0, self._value({}))
+        if self.costs.coupled:
+            return float(self.costs.left({}).params)
+        return sum(target.units * target.elements for target in self.costs.targets.values())
 
     def _value(self, counts: Mapping[str, int]) -> float:
         if self.budget.quantity == "sparsity":

@@ -80,6 +80,7 @@ def page_facts(
                 "group": groups.index(name) if name in groups else -1,
                 "values": [v if math.isfinite(v) else None for v in found],
                 "approximate": list(curves.approximate.get(name, ())),
+                "shares": [count / costs.targets[name].units for count in costs.measured(name, curves.levels)],
                 **_cost(costs, name),
                 "latency": tables.get(name),
             }

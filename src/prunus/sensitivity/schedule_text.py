@@ -72,7 +72,8 @@ def template(curves: Curves, base: Mapping[str, Any] | None, round_to: int | Non
         kept = {name: value for name, value in base.items() if name != "sensitivity"}
         values = {**kept, "prune": {**base["prune"], "policies": [policy]}}
     levels = ", ".join(f"{level:g}" for level in curves.levels)
-    note = f"# Ratios per layer, cut from a sensitivity analysis:\n# {curves.metric} at {levels}, each layer pruned alone.\n"
+    note = "# Ratios per layer, cut from a sensitivity analysis:\n"
+    note += f"# {curves.metric} at {levels}, each layer pruned alone.\n"
     text = note + yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
     before, _, tail = text.partition(f"{_MARK}: 0.5\n")
     head, line = before[: before.rfind("\n") + 1], before[before.rfind("\n") + 1 :]

@@ -66,12 +66,14 @@ function interpolated(points, x) {
   return y0;
 }
 
-// The metric of a target alone at a share, or null where it was not measured.
-function metricAt(target, share) {
-  const levels = [0, ...facts.levels], values = [facts.dense, ...target.values];
+// The metric of a target alone at a share of its units, or null where it was not measured; `at` are the shares or
+// levels of its values: whole units were pruned at each level.
+function metricAt(target, share, at = target.shares) {
+  const levels = [0, ...at], values = [facts.dense, ...target.values];
   for (let i = 1; i < levels.length; i++) {
     if (share <= levels[i] + 1e-12) {
       if (values[i] === null || values[i - 1] === null) return null;
+      if (levels[i] === levels[i - 1]) return values[i];
       return values[i - 1] + (values[i] - values[i - 1]) * (share - levels[i - 1]) / (levels[i] - levels[i - 1]);
     }
   }

@@ -62,11 +62,11 @@ byDepth.forEach((i, rank) => {
   const target = facts.targets[i];
   const ratio = make("input", { type: "number", min: 0, max: 99.99, step: 0.1, inputmode: "decimal", "aria-label": `pruned share of ${target.name}, percent`, "data-target": target.name });
   const lock = make("input", { type: "checkbox", "aria-label": `lock ${target.name}`, "data-lock": target.name });
-  const kept = make("td"), alone = make("td");
+  const kept = make("td"), alone = make("td", { class: "alone" });
   const swatch = make("i", { class: "swatch", "aria-hidden": "true" });
   swatch.style.background = colour(rank);
   const row = make("tr", {},
-    make("th", { scope: "row" }, swatch, target.name), make("td", { class: "stage" }, target.stage.replaceAll("x", "×") || "—"),
+    make("th", { scope: "row" }, swatch, ...target.name.split(/(?<=[.])/).flatMap((part) => [part, make("wbr")])), make("td", { class: "stage" }, target.stage.replaceAll("x", "×") || "—"),
     make("td", {}, ratio, " %"), kept, alone, make("td", {}, lock));
   ratio.addEventListener("change", () => {
     const given = Number(ratio.value) / 100;
@@ -226,7 +226,7 @@ function refresh() {
     kept.textContent = `${target.units - counts[i]} of ${target.units}`;
     kept.dataset.kept = target.units - counts[i];
     alone.textContent = (target.approximate.length ? "≈ " : "") + asMetric(metricAt(target, share));
-    const dot = marks.get(i), at = metricAt(target, ratios[i]);
+    const dot = marks.get(i), at = metricAt(target, ratios[i], facts.levels);
     dot.classList.toggle("locked", locked);
     dot.style.display = at === null ? "none" : "";
     if (at !== null) { dot.setAttribute("cx", frame.x(ratios[i])); dot.setAttribute("cy", frame.y(at)); }
