@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from prunus.granularity import FIXED, NM, Granularity, Target, TargetSpec, find_
 from prunus.granularity import granularity as read_granularity
 from prunus.granularity.targets import GraphLike
 from prunus.plans import named_state
+from prunus.sensitivity.costs import target_costs
 from prunus.sensitivity.curves import Curves
 from prunus.sensitivity.store import CellStore, Metrics, fingerprint
 from prunus.statistics import Loss, Statistics, calibration
@@ -72,7 +74,8 @@ def perform_sensitivity_analysis(
             cells.add(name, level, _measure(model, evaluate, target, level, judge, seen))
         if progress is not None:
             progress(done, len(jobs), f"{name} {level:g}" if target else "dense")
-    return _curves(cells, kind, judge, steps, chosen)
+    curves = _curves(cells, kind, judge, steps, chosen)
+    return replace(curves, costs=target_costs(plain, chosen, graph))
 
 
 def _levels(kind: Granularity, levels: Sequence[float], chosen: Sequence[Target]) -> tuple[float, ...]:
