@@ -4,6 +4,7 @@ from prunus.allocation.base import Allocator, Measuring, Regrowing, ScoredTarget
 from prunus.allocation.budget import QUANTITIES, Budget, parse_budget
 from prunus.allocation.counts import check_ratio, levelled, num_pruned, with_floors
 from prunus.allocation.kinds import Global, PerLayer, Uniform, allocator
+from prunus.allocation.rulers import Counts, dropped, ruler_of
 from prunus.allocation.scoring import measure_for, score_for
 from prunus.allocation.thresholds import Sensitivity, Splicing, Threshold
 
@@ -11,6 +12,7 @@ __all__ = [
     "QUANTITIES",
     "Allocator",
     "Budget",
+    "Counts",
     "Global",
     "Measuring",
     "PerLayer",
@@ -22,10 +24,12 @@ __all__ = [
     "Uniform",
     "allocator",
     "check_ratio",
+    "dropped",
     "levelled",
     "measure_for",
     "num_pruned",
     "parse_budget",
+    "ruler_of",
     "score_for",
     "with_floors",
 ]
