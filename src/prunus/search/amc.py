@@ -95,7 +95,7 @@ class Look:
     @classmethod
     def of(cls, meter: Meter) -> Look:
         """Look at the knobs."""
-        alone = [meter.whole[:t] + (knob.top,) + meter.whole[t + 1 :] for t, knob in enumerate(meter.knobs)]
+        alone = [(*meter.whole[:t], knob.top, *meter.whole[t + 1 :]) for t, knob in enumerate(meter.knobs)]
         costs = tuple(max(0.0, 1 - meter.share(choice)) for choice in alone)
         rows = [(float(t), *knob.features, cost) for t, (knob, cost) in enumerate(zip(meter.knobs, costs, strict=True))]
         largest = [max(column) or 1.0 for column in zip(*rows, strict=True)]
@@ -129,5 +129,3 @@ def _walk(meter: Meter, look: Look, agent: Agent) -> tuple[Choice, list[Step]]:
 def _episode(steps: Sequence[Step], reward: float) -> list[Transition]:
     last = len(steps) - 1
     return [Transition(state, action, reward, after, t == last) for t, (state, action, after) in enumerate(steps)]
-
-

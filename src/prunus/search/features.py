@@ -49,14 +49,14 @@ def _maker(target: Target) -> Part:
 
 
 def _input_sizes(graph: Graph) -> dict[str, tuple[int, int]]:
-    """Return module path -> (height, width) of the first tensor that it reads; sequences have their length as height."""
+    """Return module path -> (height, width) of what it reads first; the length of a sequence counts as height."""
     sizes: dict[str, tuple[int, int]] = {}
 
     def note(path: str) -> Any:
         def hook(module: nn.Module, inputs: tuple[Any, ...]) -> None:
             shape = next((tuple(x.shape) for x in inputs if isinstance(x, Tensor)), ())
             if len(shape) > 2 and path not in sizes:
-                sizes[path] = (shape[2], shape[3] if len(shape) > 3 else 1) if len(shape) > 3 else (shape[1], 1)
+                sizes[path] = (shape[2], shape[3]) if len(shape) > 3 else (shape[1], 1)
 
         return hook
 

@@ -82,9 +82,7 @@ def clamped(meter: Meter, done: Sequence[int], wanted: int) -> int:
     done: the choices of the knobs before. This is algorithm 1 of AMC (arXiv:1802.03494).
     """
     knob, later = meter.knobs[len(done)], meter.most[len(done) + 1 :]
-    index = first(
-        knob.place(wanted), len(knob.steps) - 1, lambda i: meter.is_met((*done, knob.steps[i], *later))
-    )
+    index = first(knob.place(wanted), len(knob.steps) - 1, lambda i: meter.is_met((*done, knob.steps[i], *later)))
     return knob.steps[index]
 
 

@@ -5,13 +5,13 @@ Yang et al. 2018, "NetAdapt: Platform-Aware Neural Network Adaptation for Mobile
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from prunus.errors import InputError
 from prunus.search.meter import Meter, first
-from prunus.search.problem import Bench, Book, Metrics, Outcome, Problem, StateFile
+from prunus.search.problem import Bench, Book, Outcome, Problem, StateFile
 from prunus.search.space import Choice, Counts, expanded
 from prunus.search.trials import Trial, better
 
@@ -30,7 +30,9 @@ class NetAdapt:
 
     def __post_init__(self) -> None:
         if not 0 < self.step < 1 or not 0 < self.decay <= 1:
-            raise InputError(f"netadapt has step {self.step:g} and decay {self.decay:g}; want 0 < step < 1, 0 < decay <= 1")
+            raise InputError(
+                f"netadapt has step {self.step:g} and decay {self.decay:g}; want 0 < step < 1, 0 < decay <= 1"
+            )
 
     def run(self, problem: Problem, book: Book, seed: int) -> None:
         """Go round until the budget holds; what a round kept is on disk before the next begins."""
@@ -47,11 +49,16 @@ class NetAdapt:
             goal = max(meter.limit, meter.share(choice) - self.step * self.decay**number)
             proposals = [cut for at in range(len(choice)) if (cut := proposal(meter, choice, at, goal)) is not None]
             if not proposals:
-                raise InputError(f"netadapt comes to {meter.share(choice):.3f} of the dense model, and no target can lose more; raise most=")
+                raise InputError(
+                    f"netadapt comes to {meter.share(choice):.3f} of the dense model, and no target can lose enough "
+                    "more; raise most= or lower step"
+                )
             total = book.number + len(proposals) * self._rounds(meter, choice, number)
             choice, kept = _round(book, bench, kept, proposals, number, total)
             number += 1
-            state.save({"choice": choice, "rounds": number, "next": book.number, "units": _plain(kept.units), "weights": kept.weights})
+            done = {"choice": choice, "rounds": number, "next": book.number}
+            state.save({**done, "units": _plain(kept.units), "weights": kept.weights})
+        book.kept = kept
 
     def _rounds(self, meter: Meter, choice: Choice, number: int) -> int:
         """Estimate how many rounds are left, this one included."""
@@ -65,8 +72,8 @@ class NetAdapt:
         reach = self.step / (1 - self.decay) if self.decay < 1 else 1.0
         if reach < 1 - meter.limit:
             raise InputError(
-                f"netadapt with step {self.step:g} and decay {self.decay:g} saves {reach:.3f} of the dense model at most, "
-                f"but {meter.budget} asks for {1 - meter.limit:.3f}; raise step or decay"
+                f"netadapt with step {self.step:g} and decay {self.decay:g} saves at most {reach:.3f} of the dense "
+                f"model, but {meter.budget} asks for {1 - meter.limit:.3f}; raise step or decay"
             )
 
 
@@ -92,23 +99,25 @@ def proposal(meter: Meter, choice: Choice, at: int, goal: float) -> Choice | Non
 def _round(
     book: Book, bench: Bench, before: Outcome | None, proposals: list[Choice], number: int, total: int
 ) -> tuple[Choice, Outcome]:
-    """Judge all proposals of a round, write each down, and return the best with its weights."""
+    """Judge all proposals of a round, write each down, and return the most accurate with its weights."""
     found: list[Trial] = []
     while len(found) < len(proposals) and (trial := book.stored(proposals[len(found)])) is not None:
         found.append(trial)
-    outcomes: dict[int, Outcome] = {}
-    left = list(range(len(found), len(proposals)))
-    counts = [expanded(book.problem.knobs, choice) for choice in proposals]
     start = book.number - len(found)
-    for at in left:
-        outcomes[at] = bench.outcomes(before, [(start + at, counts[at])])[0]
-        trial = book.write(proposals[at], outcomes[at].metrics, {"round": number}, outcomes[at].units)
-        book.tell(trial, total)
-        found.append(trial)
+    jobs = [(start + at, expanded(book.problem.knobs, choice)) for at, choice in enumerate(proposals)]
+    outcomes: dict[int, Outcome] = {}
+    offset = len(found)
+    for position, outcome in bench.outcomes(before, jobs[offset:]):
+        outcomes[offset + position] = outcome
+        while len(found) in outcomes:  # trials are written in their order, whichever worker is the first
+            done = outcomes[len(found)]
+            trial = book.write(proposals[len(found)], done.metrics, {"round": number}, done.units)
+            book.tell(trial, total)
+            found.append(trial)
     rank = better(book.problem.mode)
     best = max(range(len(found)), key=lambda at: (rank(found[at]), -found[at].share))
-    if best not in outcomes:  # judged before the interruption: its weights come out the same once more
-        outcomes[best] = bench.outcomes(before, [(start + best, counts[best])])[0]
+    if best not in outcomes:  # judged before an interruption: its weights come out the same once more
+        outcomes[best] = next(iter(bench.outcomes(before, [jobs[best]])))[1]
     return proposals[best], outcomes[best]
 
 
@@ -118,11 +127,9 @@ class _Judging:
 
     problem: Problem
 
-    def outcomes(self, before: Outcome | None, jobs: Any) -> list[Outcome]:
-        return [Outcome(self._judged(counts)) for _, counts in jobs]
-
-    def _judged(self, counts: Counts) -> Metrics:
-        return self.problem.judge(counts)
+    def outcomes(self, before: Outcome | None, jobs: Sequence[tuple[int, Counts]]) -> Iterator[tuple[int, Outcome]]:
+        for position, (_, counts) in enumerate(jobs):
+            yield position, Outcome(self.problem.judge(counts))
 
 
 def _plain(units: Mapping[str, tuple[int, ...]] | None) -> Any:

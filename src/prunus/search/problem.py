@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -34,8 +34,8 @@ class Outcome:
 class Bench(Protocol):
     """Where NetAdapt trains candidates: each goes on from the outcome that was kept before."""
 
-    def outcomes(self, before: Outcome | None, jobs: Sequence[tuple[int, Counts]]) -> Sequence[Outcome]:
-        """Judge candidates, given as (number, counts), after a short training each; in the order given."""
+    def outcomes(self, before: Outcome | None, jobs: Sequence[tuple[int, Counts]]) -> Iterator[tuple[int, Outcome]]:
+        """Judge candidates, given as (number, counts), after a short training each; yield (position, outcome)."""
 
 
 @dataclass(frozen=True)
@@ -74,11 +74,13 @@ class Book:
     """The trials of one search, numbered; what is in the store already is not measured again.
 
     A candidate that was seen before takes over its metrics: one-shot pruning is deterministic.
+    kept: what NetAdapt's last round kept, with its weights.
     """
 
     problem: Problem
     store: TrialStore
     progress: Progress | None = None
+    kept: Outcome | None = field(default=None, init=False)
     _next: int = field(default=1, init=False)
 
     def __post_init__(self) -> None:
@@ -135,7 +137,11 @@ class Book:
         return found
 
     def write(
-        self, choice: Choice, metrics: Metrics, notes: Mapping[str, Any], units: Mapping[str, tuple[int, ...]] | None = None
+        self,
+        choice: Choice,
+        metrics: Metrics,
+        notes: Mapping[str, Any],
+        units: Mapping[str, tuple[int, ...]] | None = None,
     ) -> Trial:
         """Write the next trial down."""
         trial = self.store.add(self._trial(self._next, choice, metrics, notes, units))
@@ -185,12 +191,11 @@ class StateFile:
     """A method's own state, replaced whole after every step; nothing is kept where there is no path."""
 
     path: Path | None
-    mark: str
 
     @classmethod
-    def beside(cls, store: TrialStore, mark: str = "") -> StateFile:
+    def beside(cls, store: TrialStore) -> StateFile:
         """The file that belongs to a store."""
-        return cls(None if store.path is None else store.path.with_name(f"{store.path.name}.state"), mark)
+        return cls(None if store.path is None else store.path.with_name(f"{store.path.name}.state"))
 
     def load(self) -> Any:
         """Return what was saved last, or None."""

@@ -34,7 +34,12 @@ class Evolve:
     def run(self, problem: Problem, book: Book, seed: int) -> None:
         """Breed candidates until there are `trials`."""
         size = self.population
-        _run(problem, book, self.trials, lambda optuna, k: optuna.NSGAIISampler(population_size=size, seed=_seed(seed, k)))
+        _run(
+            problem,
+            book,
+            self.trials,
+            lambda optuna, k: optuna.NSGAIISampler(population_size=size, seed=_seed(seed, k)),
+        )
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,9 @@ def _run(problem: Problem, book: Book, trials: int, sampler: Any) -> None:
             if told == 0 and not study.get_trials(states=(optuna.trial.TrialState.WAITING,)):
                 study.enqueue_trial(_places(problem.knobs, uniform(problem.meter)))
             asked = study.ask()
-            places = [asked.suggest_int(_label(t, knob), 0, len(knob.steps) - 1) for t, knob in enumerate(problem.knobs)]
+            places = [
+                asked.suggest_int(_label(t, knob), 0, len(knob.steps) - 1) for t, knob in enumerate(problem.knobs)
+            ]
             choice = repaired(problem.meter, [knob.steps[p] for knob, p in zip(problem.knobs, places, strict=True)])
             trial = book.measure(choice, trials)
             study.tell(asked, [trial.metric, trial.share])

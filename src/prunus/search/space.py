@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from prunus.allocation import ScoredTarget, check_ratio, num_pruned
 from prunus.axes import Graph
@@ -63,14 +63,14 @@ def expanded(knobs: Sequence[Knob], choice: Sequence[int]) -> dict[str, int]:
 class Space:
     """The knobs of a traced model, and which units go when a knob is turned.
 
-    scores: target -> (U,), low goes first; taken once, from the dense weights.
+    scored: target -> the scores of its units, low goes first, and what its count must respect.
     """
 
     graph: Graph
     kind: Granularity
     rank: Criterion
     targets: tuple[Target, ...]
-    scores: Units
+    scored: Mapping[str, ScoredTarget]
     knobs: tuple[Knob, ...]
 
     @property
@@ -80,7 +80,7 @@ class Space:
 
     def units(self, counts: Counts) -> dict[str, Tensor]:
         """Return target -> (U,) bool, True where a unit goes."""
-        return {t.name: t.parts[0].units.pick(self.scores[t.name], counts.get(t.name, 0)) for t in self.targets}
+        return {t.name: t.parts[0].units.pick(self.scored[t.name].scores, counts.get(t.name, 0)) for t in self.targets}
 
     def plan(self, units: Units, graph: Graph | None = None, provenance: Mapping[str, Any] | None = None) -> Plan:
         """Make the plan of given units, on this graph or on another trace of the same model."""
@@ -109,19 +109,25 @@ def find_space(
     most: the largest share of a target that may go: 0.8 of coupled groups and 0.98 of single weights by default.
     Raises InputError for granularities that leave nothing to choose, and where nothing can be chosen.
     """
-    if isinstance(kind, Depth) or isinstance(kind, FIXED):
+    if isinstance(kind, (Depth, *FIXED)):
         raise InputError(f"granularity {kind.name} leaves no ratios to search; choose filter, channel, element, …")
     share = check_ratio("most", (0.8 if kind.name in COUPLED else 0.98) if most is None else most)
     found = find_targets(graph.model, kind, _without(targets, protect), graph)
-    tensors = named_state(graph.model)
-    with torch.no_grad():
-        statistics = collect_for(graph.model, rank, found, seen)
-        scores = {t.name: score_target(t, tensors, rank, statistics).cpu() for t in found}
+    scores = scores_of(graph.model, found, rank, seen)
     scored = {t.name: ScoredTarget.of(t, scores[t.name], round_to=round_to) for t in found}
     knobs = tuple(_knobs(graph, found, scored, share))
     if not any(knob.top for knob in knobs):
         raise InputError(f"no target can lose a unit with most={share:g} and round_to={round_to}; raise or lower them")
-    return Space(graph, kind, rank, tuple(found), scores, tuple(knob for knob in knobs if knob.top))
+    return Space(graph, kind, rank, tuple(found), scored, tuple(knob for knob in knobs if knob.top))
+
+
+@torch.no_grad()
+def scores_of(
+    model: nn.Module, targets: Sequence[Target], rank: Criterion, seen: Calibration | None
+) -> dict[str, Tensor]:
+    """Score the units of every target on the model's weights as they are now, on the CPU."""
+    tensors, statistics = named_state(model), collect_for(model, rank, targets, seen)
+    return {target.name: score_target(target, tensors, rank, statistics).cpu() for target in targets}
 
 
 def _knobs(graph: Graph, found: Sequence[Target], scored: Mapping[str, ScoredTarget], most: float) -> list[Knob]:
