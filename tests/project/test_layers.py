@@ -19,7 +19,7 @@ LAYERS = (
     {"allocation", "regularizers"},
     {"schedules"},
     {"sensitivity", "runtimes", "oneshot", "permuting", "distiller"},
-    {"training"},
+    {"training", "search"},
     {"recipes"},
     {"report"},
     {"cli", "__main__"},
