@@ -85,7 +85,7 @@ def test_up_to_two_culprits_are_found_exactly_with_those_tied_to_them(data: Any,
 
 
 def test_many_culprits_of_one_kind_are_named_by_their_kind() -> None:
-    names = [f"g{i}" for i in range(40)]
+    names = [f"g{i}" for i in range(80)]
     graph: Any = Tied(names, equal=(), kinds={name: "head" if i % 2 else "ffn" for i, name in enumerate(names)})
     heads = {name for i, name in enumerate(names) if i % 2}
     found = culprits(graph, dict.fromkeys(names, torch.tensor([0])), lambda kept: not (heads - {"g7"}) & set(kept))
