@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from prunus.axes import Group
-
 STEPS = (16, 8, 4)
 """Sixteen floats are a register of AVX-512; convolutions leave ONNX Runtime's fast path off a multiple of four."""
 LEAST = 4
-"""A group is rounded to a step of which it has at least so many."""
+"""A layer is rounded to a step of which it has at least so many, so that a third of it can go."""
 
 
-def step_of(group: Group) -> int:
-    """Return the number of which a group's kept units should be a multiple: 16, 8 or 4 for channels, else 1.
+def step_for(size: int, width: int = 1) -> int:
+    """Return the number of which a convolution's kept units should be a multiple: 16, 8 or 4, or 1 below 16 channels.
 
-    One channel past a step costs a whole one. Layers of fewer than 16 channels are not rounded, since too little could
-    go; linear layers have no steps, and heads are few. A unit of several channels counts as these.
+    size: its units. width: channels that go with each. One channel past a step costs a whole one.
     """
-    if group.kind != "channel":
-        return 1
-    width = max((member.index.shape[1] for member in group.members if member.role == "out"), default=1)
-    step = next((step for step in STEPS if group.size * width >= LEAST * step), 1)
+    step = next((step for step in STEPS if size * width >= LEAST * step), 1)
     return max(1, step // width)

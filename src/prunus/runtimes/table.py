@@ -14,9 +14,11 @@ from prunus.costs import Latency, batch_of
 from prunus.plans.graph_model import thinned_graph
 from prunus.plans.surgery import thin_
 from prunus.runtimes.device import Device
+from prunus.runtimes.elsewhere import Elsewhere
+from prunus.runtimes.given import GivenTable
 from prunus.runtimes.lookup import Lookup
 from prunus.runtimes.segments import Built, Segment, Sizes, segments_of
-from prunus.runtimes.steps import step_of
+from prunus.runtimes.steps import step_for
 
 ROUNDS, SECONDS = 400, 4.0
 """Of whole models, at most."""
@@ -145,6 +147,11 @@ class LatencyTable:
         return self._built[key]
 
 
+def latency_table(graph: Graph, on: Device) -> LatencyTable | GivenTable:
+    """Return what tells the latency of a model's structures on a device: measured here, or given."""
+    return GivenTable(graph, on) if isinstance(on, Elsewhere) else LatencyTable(graph, on)
+
+
 def structure(graph: Graph, sizes: Sizes, dropped: Sequence[str] = ()) -> nn.Module:
     """Return a model of that structure, to be timed: its weights are those of the first units, whichever they are.
 
@@ -163,5 +170,5 @@ def structure(graph: Graph, sizes: Sizes, dropped: Sequence[str] = ()) -> nn.Mod
 
 def _half(group: Group) -> int:
     """Return about half of a group's units, at a step of the kernels."""
-    step = step_of(group)
+    step = step_for(group.size) if group.kind == "channel" else 1
     return max(group.minimum, min(group.size, -(-group.size // (2 * step)) * step))
