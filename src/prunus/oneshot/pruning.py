@@ -8,11 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from prunus.allocation import parse_budget
 from prunus.axes import Inexact, trace, unwrapped
-from prunus.costs import latency, measure
+from prunus.costs import Latency, latency, measure
 from prunus.oneshot.mending import decided, reconstructed
 from prunus.oneshot.report import PruneReport
 from prunus.plans import record_of
+from prunus.runtimes import Elsewhere, device
 from prunus.solvers import Propagate, Solver
 from prunus.statistics import Loss, calibration, recalibrate_
 
@@ -54,7 +56,7 @@ def prune(
         if seen is not None and trained is None:  # blocks are trained with the statistics that their batch norms have
             recalibrate_(small, seen.data)
         inputs = made.graph.trace.args, dict(made.graph.trace.kwargs)
-        timed = latency({"dense": model, "pruned": small}, *inputs, seconds=3.0) if measure_latency else None
+        timed = _timed(model, small, *inputs, decision.get("target")) if measure_latency else None
         record = record_of(small)
         return small, PruneReport(
             plan=made,
@@ -65,3 +67,12 @@ def prune(
             mending=mending,
             reconstruction=trained,
         )
+
+
+def _timed(model: nn.Module, small: nn.Module, args: tuple[Any, ...], kwargs: Any, target: Any) -> dict[str, Latency]:
+    """Time both models against each other: where a latency budget holds, else in torch."""
+    models, budget = {"dense": model, "pruned": small}, None if target is None else parse_budget(target)
+    on = device(budget.device) if budget is not None and budget.device else None
+    if on is None or isinstance(on, Elsewhere):
+        return latency(models, args, kwargs, seconds=3.0)
+    return on.measure(models, args, kwargs, seconds=3.0)

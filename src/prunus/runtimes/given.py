@@ -62,8 +62,8 @@ class GivenTable:
             if not layer.grid.covers(*ends):
                 ins, outs = layer.grid.ins, layer.grid.outs
                 raise InputError(
-                    f"{self.device.path} has {layer.name} from {ins[0]} to {ins[-1]} inputs and {outs[0]} to {outs[-1]} "
-                    f"outputs, but {ends[0]} and {ends[1]} are asked for; measure these, or limit max_ratio"
+                    f"{self.device.path} has {layer.name} for {ins[0]} to {ins[-1]} inputs and {outs[0]} to {outs[-1]} "
+                    f"outputs, not for {ends[0]} and {ends[1]}; measure these, or limit max_ratio"
                 )
             total += layer.grid.at(*ends)
         return total
