@@ -9,13 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from prunus.allocation import parse_budget
 from prunus.axes import Inexact, trace, unwrapped
-from prunus.costs import latency, measure
+from prunus.costs import Latency, latency, measure
 from prunus.errors import ProofError
 from prunus.granularity import as_list
 from prunus.oneshot.mending import decided, reconstructed
 from prunus.oneshot.report import PruneReport
 from prunus.plans import Plan, record_of
+from prunus.runtimes import Elsewhere, device
 from prunus.solvers import Mending, Propagate, Reconstruction, Solver
 from prunus.statistics import Loss, calibration, recalibrate_
 
@@ -60,7 +62,8 @@ def prune(
             small = made.apply(source, fold_constants=fold_constants)
             if seen is not None and trained is None:  # blocks are trained with the statistics that their norms have
                 recalibrate_(small, seen.data)
-            return small, _report(made, model, small, mending, trained, measure_latency)
+            timed = _timed(model, small, made, decision.get("target")) if measure_latency else None
+            return small, _report(made, model, small, mending, trained, timed)
 
         try:
             return attempt(decision)
@@ -78,10 +81,9 @@ def _report(
     small: nn.Module,
     mending: Mending | None,
     trained: Reconstruction | None,
-    measure_latency: bool,
+    timed: Mapping[str, Latency] | None,
 ) -> PruneReport:
     inputs = made.graph.trace.args, dict(made.graph.trace.kwargs)
-    timed = latency({"dense": model, "pruned": small}, *inputs, seconds=3.0) if measure_latency else None
     record = record_of(small)
     return PruneReport(
         plan=made,
@@ -92,3 +94,13 @@ def _report(
         mending=mending,
         reconstruction=trained,
     )
+
+
+def _timed(model: nn.Module, small: nn.Module, made: Plan, target: Any) -> dict[str, Latency]:
+    """Time both models against each other: where a latency budget holds, else in torch."""
+    args, kwargs = made.graph.trace.args, dict(made.graph.trace.kwargs)
+    models, budget = {"dense": model, "pruned": small}, None if target is None else parse_budget(target)
+    on = device(budget.device) if budget is not None and budget.device else None
+    if on is None or isinstance(on, Elsewhere):
+        return latency(models, args, kwargs, seconds=3.0)
+    return on.measure(models, args, kwargs, seconds=3.0)
