@@ -2,5 +2,6 @@
 
 from prunus.sensitivity.analysis import perform_sensitivity_analysis
 from prunus.sensitivity.curves import Curves
+from prunus.sensitivity.store import merge
 
-__all__ = ["Curves", "perform_sensitivity_analysis"]
+__all__ = ["Curves", "merge", "perform_sensitivity_analysis"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from rich.console import Console
@@ -20,6 +20,7 @@ class Curves:
 
     metric: the judged metric; granularity, criterion: their names; levels: sparsities, ascending.
     dense: metric to its value before pruning; values: metric to target to one value per level.
+    approximate: target -> the levels whose evaluation was stopped early, by a confidence interval.
     """
 
     metric: str
@@ -28,6 +29,7 @@ class Curves:
     levels: tuple[float, ...]
     dense: Mapping[str, float]
     values: Mapping[str, Mapping[str, tuple[float, ...]]]
+    approximate: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
     @property
     def table(self) -> dict[str, tuple[float, ...]]:
