@@ -22,6 +22,7 @@ from prunus.sensitivity.contents import Content, Keeper, View, place_of
 
 _RESHAPES_STORAGE = ("aten::set_", "aten::resize_", "aten::resize_as_")
 _TRAINS = ("training", "train")
+_SHARES = ("dropout_p", "p")  # of what random operations drop: at 0 they are none
 
 
 class Refused(BaseException):
@@ -143,12 +144,12 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _check(self, func: Any, args: Any, named: Any, changed: list[Tensor], taint: int) -> None:
         tags = func.tags
-        if torch.Tag.nondeterministic_seeded in tags:
+        if torch.Tag.nondeterministic_seeded in tags and _argument(func, args, named, _SHARES, 1.0) != 0:
             self.refuse(f"{func} draws random numbers")
         for tensor in changed:
             if place_of(tensor) in self._guarded:
                 self.refuse(f"the call changes {self._guarded[place_of(tensor)]} in place")
-        if _trains(func, args, named):
+        if _argument(func, args, named, _TRAINS, False):
             self.refuse(f"{func} runs in training mode")
         if not taint:
             return
@@ -236,9 +237,9 @@ def _written(func: Any, args: tuple[Any, ...], named: Mapping[str, Any]) -> Iter
             yield from value if isinstance(value, (list, tuple)) else (value,)
 
 
-def _trains(func: Any, args: tuple[Any, ...], named: Mapping[str, Any]) -> bool:
-    """Tell whether an operation is told to do what it does in training alone."""
+def _argument(func: Any, args: tuple[Any, ...], named: Mapping[str, Any], names: tuple[str, ...], other: Any) -> Any:
+    """Return the first argument of one of these names, its default where it is not given; else the other value."""
     for number, argument in enumerate(func._schema.arguments):
-        if argument.name in _TRAINS:
-            return bool(args[number] if number < len(args) else named.get(argument.name))
-    return False
+        if argument.name in names:
+            return args[number] if number < len(args) else named.get(argument.name, argument.default_value)
+    return other
