@@ -9,7 +9,7 @@ SOURCE = Path(__file__).parents[2] / "src" / "prunus"
 
 LAYERS = (
     {"errors", "_version"},
-    {"zeros", "selection", "yaml_source", "batches", "palette"},
+    {"zeros", "selection", "yaml_source", "batches", "executors", "palette"},
     {"axes"},
     {"costs"},
     {"masks", "plans"},
@@ -19,7 +19,7 @@ LAYERS = (
     {"allocation", "regularizers"},
     {"schedules"},
     {"sensitivity", "runtimes", "oneshot", "permuting", "distiller"},
-    {"training"},
+    {"training", "search"},
     {"recipes"},
     {"report"},
     {"cli", "__main__"},

@@ -2,8 +2,14 @@
 
 from prunus.allocation.base import Allocator, Measuring, Regrowing, ScoredTarget
 from prunus.allocation.budget import QUANTITIES, Budget, parse_budget
-from prunus.allocation.counts import check_ratio, levelled, num_pruned, with_floors
+from prunus.allocation.counts import check_ratio, levelled, num_kept, num_pruned, with_floors
+from prunus.allocation.curves import FromCurves, cut
+from prunus.allocation.erdos_renyi import ErdosRenyi, ErdosRenyiKernel
 from prunus.allocation.kinds import Global, PerLayer, Uniform, allocator
+from prunus.allocation.lamp import Lamp, lamp_scores
+from prunus.allocation.linear import Linear
+from prunus.allocation.owl import Owl
+from prunus.allocation.rulers import Counts, dropped, ruler_of
 from prunus.allocation.scoring import measure_for, score_for
 from prunus.allocation.thresholds import Sensitivity, Splicing, Threshold
 
@@ -11,8 +17,15 @@ __all__ = [
     "QUANTITIES",
     "Allocator",
     "Budget",
+    "Counts",
+    "ErdosRenyi",
+    "ErdosRenyiKernel",
+    "FromCurves",
     "Global",
+    "Lamp",
+    "Linear",
     "Measuring",
+    "Owl",
     "PerLayer",
     "Regrowing",
     "ScoredTarget",
@@ -22,10 +35,15 @@ __all__ = [
     "Uniform",
     "allocator",
     "check_ratio",
+    "cut",
+    "dropped",
+    "lamp_scores",
     "levelled",
     "measure_for",
+    "num_kept",
     "num_pruned",
     "parse_budget",
+    "ruler_of",
     "score_for",
     "with_floors",
 ]

@@ -31,8 +31,9 @@ class Part:
     """One tensor of a target: its name in the state dict, its units, whether the score reads it.
 
     role: what the tensor is to the units: `out` makes them, `in` reads them, `norm` is a batch norm's scale of them,
-        `scale` any other number per unit; `own` where the units are pieces of the weight itself; `block` where they are
-        residual blocks, whose weights are joined to one tensor of no name in the state dict.
+        `expert` a stack of weights, one slice for each expert that is a unit, `scale` any other number per unit; `own`
+        where the units are pieces of the weight itself; `block` where they are residual blocks, whose weights are
+        joined to one tensor of no name in the state dict.
     """
 
     param: str
@@ -279,12 +280,15 @@ def _group_target(group: GroupLike, role: str, shapes: Mapping[str, torch.Size],
     members = [member for member in group.members if member.role != "spared"]
     parameters = [member for member in members if member.is_parameter]
     scored = [m for m in parameters if m.role == role and len(shapes[m.param]) >= 2] or parameters
+    roles = {m.param: "norm" for m in members if m.param in norms}
+    if group.kind == "expert":
+        roles |= {m.param: "expert" for m in parameters if m.role != "out" and len(shapes[m.param]) >= 2}
     parts = [
         Part(
             m.param,
             MemberUnits(shapes[m.param], m.dim, m.index),
             any(m is s for s in scored),
-            "norm" if m.param in norms else m.role,
+            roles.get(m.param, m.role),
         )
         for m in members
     ]

@@ -11,9 +11,11 @@ from prunus.allocation import (
     ScoredTarget,
     allocator,
     check_ratio,
+    dropped,
     levelled,
     measure_for,
     parse_budget,
+    ruler_of,
     score_for,
 )
 from prunus.axes import Graph
@@ -30,7 +32,7 @@ from prunus.granularity import (
     find_targets,
     granularity,
 )
-from prunus.oneshot.budgets import dropped, meet, ruler_of
+from prunus.oneshot.budgets import meet
 from prunus.plans import Plan, named_state
 from prunus.statistics import Loss, calibration
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from prunus.costs import Costs, Latency, compare
 from prunus.plans import Plan, Proof
@@ -17,6 +18,7 @@ class PruneReport:
 
     mending: what a solver did to each layer, where there was one; reconstruction: what training did to each block.
     latency: (dense, pruned), interleaved in one run, or None where it was not asked for.
+    spared: groups that were to lose units but are kept whole, with what their proof said.
     """
 
     plan: Plan
@@ -26,6 +28,7 @@ class PruneReport:
     proof: Proof | None
     mending: Mending | None = None
     reconstruction: Reconstruction | None = None
+    spared: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def ratios(self) -> dict[str, float]:
@@ -52,6 +55,9 @@ class PruneReport:
             lines.append(f"mended {len(self.mending.errors)} weights: {self.mending.summary}")
         if self.reconstruction:
             lines.append(f"reconstructed {len(self.reconstruction.errors)} blocks: {self.reconstruction.summary}")
+        if self.spared:
+            first, why = next(iter(self.spared.items()))
+            lines.append(f"kept whole: {len(self.spared)} groups, such as {first}: {why.partition('. Units')[0]}")
         if self.proof:
             lines.append(f"proved: thinned == masked to {self.proof.max_rel:.1e} (relative, {self.proof.dtype})")
         return "\n".join(lines)

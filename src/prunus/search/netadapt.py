@@ -1,0 +1,136 @@
+"""NetAdapt: in each round every group proposes its smallest cut that saves enough; the most accurate one is kept.
+
+Yang et al. 2018, "NetAdapt: Platform-Aware Neural Network Adaptation for Mobile Applications", arXiv:1804.03230.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from prunus.errors import InputError
+from prunus.search.meter import Meter, first
+from prunus.search.problem import Bench, Book, Outcome, Problem, StateFile
+from prunus.search.space import Choice, Counts, expanded
+from prunus.search.trials import Trial, better
+
+
+@dataclass(frozen=True)
+class NetAdapt:
+    """Settings of the search.
+
+    step: the share of the dense model's cost that the first round saves. decay: what the saving is multiplied by after
+        each round, so that the last cuts are careful.
+    """
+
+    step: float = 0.05
+    decay: float = 0.96
+    name: ClassVar[str] = "netadapt"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.step < 1 or not 0 < self.decay <= 1:
+            raise InputError(
+                f"netadapt has step {self.step:g} and decay {self.decay:g}; want 0 < step < 1, 0 < decay <= 1"
+            )
+
+    def run(self, problem: Problem, book: Book, seed: int) -> None:
+        """Go round until the budget holds; what a round kept is on disk before the next begins."""
+        meter, state = problem.meter, StateFile.beside(book.store)
+        self._check_reach(meter)
+        choice, kept, number = meter.whole, None, 0
+        saved = state.load()
+        if saved is not None:
+            choice, number = tuple(saved["choice"]), int(saved["rounds"])
+            kept = Outcome({}, saved["units"], saved["weights"])
+            book.go_on_at(int(saved["next"]))
+        bench = _Judging(problem) if problem.bench is None else problem.bench
+        while not meter.is_met(choice):
+            goal = max(meter.limit, meter.share(choice) - self.step * self.decay**number)
+            proposals = [cut for at in range(len(choice)) if (cut := proposal(meter, choice, at, goal)) is not None]
+            if not proposals:
+                raise InputError(
+                    f"netadapt comes to {meter.share(choice):.3f} of the dense model, and no target can lose enough "
+                    "more; raise most= or lower step"
+                )
+            total = book.number + len(proposals) * self._rounds(meter, choice, number)
+            choice, kept = _round(book, bench, kept, proposals, number, total)
+            number += 1
+            done = {"choice": choice, "rounds": number, "next": book.number}
+            state.save({**done, "units": _plain(kept.units), "weights": kept.weights})
+        book.kept = kept
+
+    def _rounds(self, meter: Meter, choice: Choice, number: int) -> int:
+        """Estimate how many rounds are left, this one included."""
+        share, rounds = meter.share(choice), 0
+        while share > meter.limit and rounds < 10_000:
+            share, rounds = share - self.step * self.decay ** (number + rounds), rounds + 1
+        return rounds
+
+    def _check_reach(self, meter: Meter) -> None:
+        """Raise InputError where the savings of all rounds never add up to what is wanted."""
+        reach = self.step / (1 - self.decay) if self.decay < 1 else 1.0
+        if reach < 1 - meter.limit:
+            raise InputError(
+                f"netadapt with step {self.step:g} and decay {self.decay:g} saves at most {reach:.3f} of the dense "
+                f"model, but {meter.budget} asks for {1 - meter.limit:.3f}; raise step or decay"
+            )
+
+
+def proposal(meter: Meter, choice: Choice, at: int, goal: float) -> Choice | None:
+    """Return the choice with one knob turned on to the first step that leaves at most `goal`; None where none does.
+
+    goal: a share of the dense model; at the budget's own limit, the budget decides.
+    """
+    knob = meter.knobs[at]
+
+    def turned(place: int) -> Choice:
+        return (*choice[:at], knob.steps[place], *choice[at + 1 :])
+
+    def holds(place: int) -> bool:
+        return meter.is_met(turned(place)) or meter.share(turned(place)) <= goal
+
+    start, last = knob.place(choice[at]) + 1, len(knob.steps) - 1
+    if start > last or not holds(last):
+        return None
+    return turned(first(start, last, holds))
+
+
+def _round(
+    book: Book, bench: Bench, before: Outcome | None, proposals: list[Choice], number: int, total: int
+) -> tuple[Choice, Outcome]:
+    """Judge all proposals of a round, write each down, and return the most accurate with its weights."""
+    found: list[Trial] = []
+    while len(found) < len(proposals) and (trial := book.stored(proposals[len(found)])) is not None:
+        found.append(trial)
+    start = book.number - len(found)
+    jobs = [(start + at, expanded(book.problem.knobs, choice)) for at, choice in enumerate(proposals)]
+    outcomes: dict[int, Outcome] = {}
+    offset = len(found)
+    for position, outcome in bench.outcomes(before, jobs[offset:]):
+        outcomes[offset + position] = outcome
+        while len(found) in outcomes:  # trials are written in their order, whichever worker is the first
+            done = outcomes[len(found)]
+            trial = book.write(proposals[len(found)], done.metrics, {"round": number}, done.units)
+            book.tell(trial, total)
+            found.append(trial)
+    rank = better(book.problem.mode)
+    best = max(range(len(found)), key=lambda at: (rank(found[at]), -found[at].share))
+    if best not in outcomes:  # judged before an interruption: its weights come out the same once more
+        outcomes[best] = next(iter(bench.outcomes(before, [jobs[best]])))[1]
+    return proposals[best], outcomes[best]
+
+
+@dataclass(frozen=True)
+class _Judging:
+    """The bench without training: candidates as they are pruned."""
+
+    problem: Problem
+
+    def outcomes(self, before: Outcome | None, jobs: Sequence[tuple[int, Counts]]) -> Iterator[tuple[int, Outcome]]:
+        for position, (_, counts) in enumerate(jobs):
+            yield position, Outcome(self.problem.judge(counts))
+
+
+def _plain(units: Mapping[str, tuple[int, ...]] | None) -> Any:
+    return None if units is None else {name: list(positions) for name, positions in units.items()}

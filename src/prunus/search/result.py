@@ -1,0 +1,83 @@
+"""What a search found."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from torch import Tensor
+
+from prunus.allocation import Budget
+from prunus.axes import Graph
+from prunus.plans import Plan, Proof
+from prunus.search.trials import Mode, Trial, better, pareto
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """Every candidate of a search, and which of them are worth having.
+
+    trials: in their order, the dense model first. sizes: target -> its units.
+    weights: NetAdapt's, in the dense shapes, where candidates were trained: load them before the plan is applied.
+    proof: that the best one thinned computes what it does masked; None where nothing is thinned.
+    """
+
+    method: str
+    budget: Budget
+    mode: Mode
+    granularity: str
+    criterion: str
+    trials: tuple[Trial, ...]
+    sizes: Mapping[str, int]
+    weights: Mapping[str, Tensor] | None = field(default=None, repr=False)
+    proof: Proof | None = None
+
+    @cached_property
+    def best(self) -> Trial:
+        """The candidate within the budget that earned the highest reward, or, without rewards, the best metric."""
+        rank = better(self.mode)
+        return max(
+            (trial for trial in self.trials if trial.is_met),
+            key=lambda trial: (float(trial.notes.get("reward", rank(trial))), -trial.share, -trial.number),
+        )
+
+    @cached_property
+    def front(self) -> tuple[Trial, ...]:
+        """The candidates that no other beats in both metric and cost, the cheapest first."""
+        return pareto(self.trials, self.mode)
+
+    def ratios(self, trial: Trial | None = None) -> dict[str, float]:
+        """Return target -> share of its units that goes, as `{"per_layer": …}` takes it; of the best by default."""
+        counts = (self.best if trial is None else trial).counts
+        return {name: count / self.sizes[name] for name, count in counts.items() if count}
+
+    def plan(self, graph: Graph | None = None) -> Plan:
+        """Make the plan of the best candidate; see `Trial.plan`."""
+        return self.best.plan(graph)
+
+    def plot(self, path: str | os.PathLike[str]) -> None:
+        """Draw all candidates, metric against cost, and the front. path: ends in .svg, .png or .pdf."""
+        from prunus.search.plot import draw_front  # matplotlib is an extra
+
+        draw_front(self, path)
+
+    def plot_learning(self, path: str | os.PathLike[str]) -> None:
+        """Draw the metric, or AMC's reward, of each trial in its order, and the best so far."""
+        from prunus.search.plot import draw_learning
+
+        draw_learning(self, path)
+
+    def __str__(self) -> str:
+        best, dense = self.best, self.trials[0]
+        name = next(iter(best.metrics))
+        lines = [
+            f"{self.method} for {self.budget}: {len(self.trials) - 1} candidates, {len(self.front)} on the front",
+            f"best: {name} {best.metric:.4g} (dense {dense.metric:.4g}), {best.share:.3f} of the dense "
+            f"{self.budget.quantity}, trial {best.number}",
+        ]
+        lines += [
+            f"  {name}: {best.counts[name]} of {size} go" for name, size in self.sizes.items() if name in best.counts
+        ]
+        return "\n".join(lines)

@@ -1,0 +1,144 @@
+"""Everything that a search saw: one line per candidate, on disk before the next is begun; and its Pareto front."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from prunus.axes import Graph
+from prunus.errors import FileError, InputError
+from prunus.plans import Plan
+from prunus.training.files import append_line, read_lines, write_lines
+
+FORMAT = "prunus-search/1"
+Mode = Literal["max", "min"]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One candidate: what went, how good it was, what it cost.
+
+    number: 0 for the dense model. counts: target -> units that go.
+    metrics: what `evaluate` returned, the judged one first.
+    value: the budget's quantity of what is left; share: as a share of the dense model's; is_met: whether the budget is.
+    notes: what the method keeps of it, plain values: AMC's reward, NetAdapt's iteration.
+    units: target -> positions of the units that go, where they do not follow from the counts and the dense weights.
+    """
+
+    number: int
+    counts: Mapping[str, int]
+    metrics: Mapping[str, float]
+    value: float
+    share: float
+    is_met: bool
+    notes: Mapping[str, Any] = field(default_factory=dict)
+    units: Mapping[str, tuple[int, ...]] | None = None
+    maker: Callable[[Trial, Graph | None], Plan] | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def metric(self) -> float:
+        """The judged metric."""
+        return next(iter(self.metrics.values()))
+
+    def plan(self, graph: Graph | None = None) -> Plan:
+        """Make the plan of this candidate, to apply and prove; on another trace of the same model where one is given.
+
+        Raises NothingToPrune for the dense model.
+        """
+        if self.maker is None:
+            raise InputError(f"trial {self.number} was read from a file; ask the search that wrote it for its plan")
+        return self.maker(self, graph)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        row = {name: getattr(self, name) for name in ("number", "value", "share", "is_met")}
+        row |= {"counts": dict(self.counts), "metrics": dict(self.metrics), "notes": dict(self.notes)}
+        return row | ({} if self.units is None else {"units": {name: list(u) for name, u in self.units.items()}})
+
+    @classmethod
+    def from_dict(cls, row: Mapping[str, Any]) -> Trial:
+        """Read what `to_dict` returned."""
+        units = row.get("units")
+        fields = {name: row[name] for name in ("number", "counts", "metrics", "value", "share", "is_met", "notes")}
+        return cls(**fields, units=None if units is None else {name: tuple(u) for name, u in units.items()})
+
+
+def better(mode: Mode) -> Callable[[Trial], float]:
+    """Return a function whose value is the higher, the better a trial is judged."""
+    return (lambda trial: trial.metric) if mode == "max" else (lambda trial: -trial.metric)
+
+
+def pareto(trials: Iterable[Trial], mode: Mode = "max") -> tuple[Trial, ...]:
+    """Return the trials that no other beats in both metric and cost, the cheapest first; of equals the first seen."""
+    rank = better(mode)
+    ordered = sorted(trials, key=lambda trial: (trial.share, -rank(trial), trial.number))
+    front: list[Trial] = []
+    for trial in ordered:
+        if not front or rank(trial) > rank(front[-1]):
+            front.append(trial)
+    return tuple(front)
+
+
+class TrialStore:
+    """Trials in memory, and on disk where a path is given.
+
+    path: JSON lines, a header first; None keeps the trials in memory only.
+    mark: the fingerprint of what is searched.
+    Raises FileError when the file is foreign, damaged before its last line, of another search, or cannot be written. A
+    torn last line, left by a killed run, is dropped.
+    """
+
+    def __init__(self, path: str | os.PathLike[str] | None, mark: str) -> None:
+        self.path = None if path is None else Path(path)
+        self.trials: list[Trial] = []
+        if self.path is None:
+            return
+        header = {"format": FORMAT, "fingerprint": mark}
+        lines = _whole_lines(self.path)
+        if not lines:
+            append_line(self.path, header)
+            return
+        if lines[0].get("format") != FORMAT:
+            raise FileError(f"{self.path} holds no trials of a search; name another file")
+        if lines[0].get("fingerprint") != mark:
+            raise FileError(
+                f"{self.path} is of another search (model, method, target, seed or settings); name another file, or "
+                "delete it to start anew"
+            )
+        try:
+            self.trials = [Trial.from_dict(line) for line in lines[1:]]
+        except (KeyError, TypeError, AttributeError):
+            raise FileError(f"{self.path} has a line that is no trial; delete the file to start anew") from None
+
+    def __len__(self) -> int:
+        return len(self.trials)
+
+    def add(self, trial: Trial) -> Trial:
+        """Keep one trial; it is on disk when this returns."""
+        assert trial.number == len(self.trials), "trials are numbered in order"
+        if self.path is not None:
+            append_line(self.path, trial.to_dict())
+        self.trials.append(trial)
+        return trial
+
+
+def _whole_lines(path: Path) -> list[dict[str, Any]]:
+    """Return the complete lines and cut a torn last one off the file; nothing is cut off a foreign file."""
+    try:
+        raw = path.read_bytes() if path.exists() else b""
+    except OSError as error:
+        raise FileError(f"{path} cannot be read: {error.strerror}; name another store") from None
+    lines, whole = read_lines(path), raw.count(b"\n")
+    start = json.dumps({"format": FORMAT}).encode()[:-1]
+    if raw and not raw.startswith(start[: len(raw)]):
+        raise FileError(f"{path} holds no trials of a search; name another file")
+    if len(lines) < whole:
+        raise FileError(f"{path} line {len(lines) + 1} is damaged; delete the file to start anew")
+    if raw and not raw.endswith(b"\n"):
+        lines = lines[:whole]  # a line without its end may be whole and yet not all on disk
+        write_lines(path, lines)
+    return lines
