@@ -31,11 +31,6 @@ def heat(curves: Curves, metric: str, max_drop: float | None, mode: Mode) -> Any
     axes.set_facecolor("#d0d0d0")  # shows where a value is not finite
     clipped = np.where(np.isfinite(lost), np.clip(lost, 0, None), np.nan)
     image = axes.imshow(np.ma.masked_invalid(clipped), cmap=colours, norm=Normalize(0, worst), aspect="auto")
-        np.where(np.isfinite(lost), np.clip(lost, 0, None), np.nan),
-        cmap=colours,
-        norm=Normalize(0, worst),
-        aspect="auto",
-    )
     share = is_share(metric, [curves.dense[metric], *shown.ravel().tolist()])
     for (row, column), value in np.ndenumerate(shown):
         dark = np.isfinite(lost[row, column]) and lost[row, column] > 0.5 * worst
