@@ -75,6 +75,41 @@ def test_targets_stand_in_the_order_of_the_forward_pass_with_their_feature_maps(
     }
 
 
+class Around(nn.Module):
+    """A residual map whose inputs and outputs are one group, by a weight that is computed from two parameters."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(1, 6, 3, padding=1)
+        self.inner = nn.utils.parametrizations.weight_norm(nn.Conv2d(6, 6, 3, padding=1, stride=1))
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x):
+        x = self.stem(x)
+        return self.head((x + self.inner(x)).mean((2, 3)))
+
+
+def test_a_group_that_a_weight_has_twice_is_squared():
+    graph = trace(Around(), torch.zeros(1, 1, 4, 4))
+    terms = size_terms(graph)
+    name = graph.groups[0].name
+    assert (9, (name, name)) in terms.params
+    for left in (1, 4, 6):
+        assert evaluate(terms.params, {name: left}) == graph.size({name: left}).params
+        assert evaluate(terms.macs, {name: left}) == graph.size({name: left}).macs
+
+
+def test_a_computed_weight_stands_where_it_is_used():
+    model = Around()
+    graph = trace(model, torch.zeros(1, 1, 4, 4))
+    names = ["stem", "head", "inner.parametrizations.weight.original1"]
+    costs = target_costs(model, find_targets(model, "element", names, graph), graph)
+    found = {name: (target.order, target.stage) for name, target in costs.targets.items()}
+    assert found["stem.weight"] == (0, "4x4")
+    assert found["inner.parametrizations.weight.original1"][1] == "4x4"
+    assert 0 < found["inner.parametrizations.weight.original1"][0] < found["head.weight"][0]
+
+
 def test_norms_are_sorted_l1_norms_over_the_largest():
     model = nn.Linear(2, 3)
     with torch.no_grad():

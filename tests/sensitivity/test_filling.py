@@ -94,6 +94,45 @@ def test_a_hump_is_looked_past():
     assert loss(filling, counts) == pytest.approx(best_of_all(filling, filling.budget))
 
 
+def linear(costs_of_units, units=100):
+    """Targets whose units cost what is given, whatever the others have left."""
+    names = [f"g{i}" for i in range(len(costs_of_units))]
+    terms = tuple((cost, (name,)) for cost, name in zip(costs_of_units, names, strict=True))
+    targets = {name: TargetCost(units, 1.0, minimum=1) for name in names}
+    return Costs(targets, True, terms, terms, terms, dict.fromkeys(names, units))
+
+
+def test_units_of_different_cost_are_filled_as_well_as_fractions_of_units_could_be():
+    """Stretches of convex curves, cheapest per saving first, the last one in part: the optimum of the relaxation."""
+    for seed in range(5):
+        draw = np.random.default_rng(seed)
+        units = draw.integers(1, 200, 12)
+        costs = linear(units.tolist())
+        drops = {name: np.cumsum(np.sort(draw.random(3))).tolist() for name in costs.targets}
+        counts = costs.counts(Filling(costs, LEVELS, drops, parse_budget("macs=0.6")).fill())
+        stretches = []
+        for unit, found in zip(units, drops.values(), strict=True):
+            stretches += [(drop, 25 * int(unit)) for drop in np.diff([0, *found])]
+        missing, optimum = 0.4 * 100 * units.sum(), 0.0
+        for drop, saved in sorted(stretches, key=lambda stretch: stretch[0] / stretch[1]):
+            part = min(1.0, missing / saved)
+            missing, optimum = missing - part * saved, optimum + part * drop
+        assert loss(Filling(costs, LEVELS, drops, parse_budget("macs=0.6")), counts) <= optimum * 1.02 + 0.02
+
+
+def test_cheap_units_that_a_dear_one_makes_superfluous_are_given_back():
+    costs = Costs(
+        {"few": TargetCost(4, 1.0, minimum=1), "many": TargetCost(8, 1.0, minimum=1)},
+        True,
+        terms := ((10, ("few",)), (1, ("many",))),
+        terms,
+        terms,
+        {"few": 4, "many": 8},
+    )
+    found = Filling(costs, LEVELS, {"few": (0.5, 0.8, 0.9), "many": (0.01, 0.02, 0.03)}, parse_budget("macs<=36"))
+    assert costs.counts(found.fill()) == {"few": 1, "many": 2}
+
+
 def test_nothing_is_pruned_that_the_budget_does_not_ask_for():
     costs = chain([16, 16, 16])
     drops = dict.fromkeys(costs.targets, (0.0, 0.1, 0.5))
