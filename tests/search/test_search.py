@@ -50,6 +50,10 @@ def digits():
     return Digits()
 
 
+def by_round(trial):
+    return trial.notes["round"]
+
+
 METHODS = {
     "amc": {"method": AMC(trials=16, warmup=8)},
     "netadapt": {"method": NetAdapt(step=0.1)},
@@ -119,11 +123,10 @@ def test_netadapt_trains_candidates_and_hands_on_their_weights(digits, workers):
     assert digits.judge(small)["top1"] == pytest.approx(result.best.metric)
     plain = search(digits.model, digits.example, digits.judge, method=NetAdapt(step=0.2), target="macs=0.5")
     assert result.best.metric > plain.best.metric
-    assert result.best.metric > 0.8
-    for name, positions in result.best.units.items():
-        for earlier in result.trials[1:]:
-            if earlier.notes["round"] < result.best.notes["round"] - 1 and earlier.units.get(name):
-                assert len(positions) >= min(len(earlier.units[name]), len(positions))
+    kept = [max(found, key=lambda t: t.metric) for _, found in itertools.groupby(result.trials[1:], by_round)]
+    assert kept[-1] == result.best
+    for earlier, later in itertools.pairwise(kept):
+        assert all(set(gone) <= set(later.units[name]) for name, gone in earlier.units.items()), "gone stays gone"
     assert [trial.number for trial in result.trials] == list(range(len(result.trials)))
 
 
@@ -177,7 +180,7 @@ def test_pictures_are_the_same_for_the_same_search(digits, tmp_path):
         result.plot_learning(tmp_path / f"learning-{name}")
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
     assert "<svg" in (tmp_path / "learning-a.svg").read_text()
-    with pytest.raises(InputError, match="one of .svg, .png, .pdf is wanted"):
+    with pytest.raises(InputError, match=r"one of \.svg, \.png, \.pdf is wanted"):
         result.plot(tmp_path / "a.txt")
 
 
@@ -195,7 +198,8 @@ def test_what_does_not_go_together_is_said_before_anything_is_judged(digits):
     refused(InputError, "train= is netadapt's", train=digits.tune)
     refused(InputError, "give train= or solver=", train=digits.tune, method="netadapt", solver="lstsq", data=[1])
     refused(InputError, "give data=", solver="lstsq")
-    refused(InputError, "train= needs candidates that are thinned", train=digits.tune, method="netadapt", granularity="element", target="sparsity=0.5")  # fmt: skip
+    zeros = {"granularity": "element", "target": "sparsity=0.5"}
+    refused(InputError, "train= needs candidates that are thinned", train=digits.tune, method="netadapt", **zeros)
     refused(InputError, "leaves no ratios to search", granularity="2:4")
     refused(NameNotFound, "no mode named 'least'", mode="least")
     with pytest.raises(TypeError, match="target"):
@@ -215,12 +219,3 @@ def test_what_fails_in_the_users_functions_is_named(digits):
     assert all(torch.equal(a, b) for a, b in zip(before, digits.model.parameters(), strict=True))
     with pytest.raises(TrainingError, match="train failed on candidate 1: ValueError: no data"):
         search(digits.model, digits.example, digits.judge, method="netadapt", target="macs=0.5", train=broken)
-
-
-def test_every_method_searches_the_same_knobs(digits):
-    found = [
-        search(digits.model, digits.example, digits.judge, method=m, target="macs=0.8").sizes
-        for m in (AMC(trials=1), NetAdapt())
-    ]
-    assert found[0] == found[1] == {"0": 8, "3": 16}
-    assert all(a == b for a, b in itertools.pairwise(found))
