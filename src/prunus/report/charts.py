@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 
 from prunus.report import formats, metrics
@@ -70,7 +70,7 @@ def _panel(
     title: str,
     history: Sequence[Epoch],
     bands: tuple[Band, ...],
-    lines: dict[str, Sequence[float | None]],
+    lines: Mapping[str, Sequence[float | None]],
     show_y: Callable[[float], str],
     y_floor: float | None = None,
 ) -> str:
