@@ -70,7 +70,7 @@ def prune(
         except ProofError as error:
             if not error.groups:
                 raise
-            protect = [*as_list(decision.get("protect", ())), *error.groups]
+            protect = [*as_list(decision.get("protect", ())), {"group": error.groups}]
             small, report = attempt({**decision, "protect": protect})
             return small, replace(report, spared={name: str(error) for name in error.groups})
 

@@ -170,7 +170,7 @@ def regularizers(values: Sequence[Any]) -> None:
 
 
 def targets(value: Any) -> Any:
-    """A pattern, a list of patterns, or `{kind: ffn, type: Conv2d, name: pattern, exclude: pattern}`."""
+    """A pattern, a list of patterns, or `{kind: ffn, group: name, type: Conv2d, name: pattern, exclude: pattern}`."""
     if not isinstance(value, (str, list, dict)):
         raise InputError("want a pattern, a list of patterns, or a mapping with kind, type, name, exclude")
     prunus.granularity.read(value)
