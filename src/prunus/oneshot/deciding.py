@@ -64,7 +64,7 @@ def plan(
     Raises InputError for a wrong ratio or a budget out of reach, NothingToPrune where the request changes nothing.
     """
     kind, rank, share = _granularity(granularity), _criterion(criterion), allocator(allocation)
-    wanted = _with_protection(targets, protect)
+    wanted = with_protection(targets, protect)
     by_depth = isinstance(kind, Depth)
     found = [block_target(graph, wanted)] if by_depth else find_targets(graph.model, kind, wanted, graph)
     tensors = named_state(graph.model)
@@ -107,7 +107,8 @@ def plan(
 _granularity, _criterion = granularity, criterion  # the arguments above carry the same names
 
 
-def _with_protection(targets: TargetSpec, protect: TargetSpec) -> TargetSpec:
+def with_protection(targets: TargetSpec, protect: TargetSpec) -> TargetSpec:
+    """Return the targets without what is protected."""
     if not protect:
         return targets
     fields = dict(targets) if isinstance(targets, Mapping) else {"name": targets}

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from prunus.axes import Inexact, trace, unwrapped
 from prunus.costs import latency, measure
-from prunus.oneshot.mending import decided, reconstructed
+from prunus.granularity import unpermuted
+from prunus.oneshot.mending import decided, ordered, reconstructed
 from prunus.oneshot.report import PruneReport
 from prunus.plans import record_of
 from prunus.solvers import Propagate, Solver
@@ -41,15 +42,20 @@ def prune(
         what it did, after a solver where there is one; see `prunus.solvers.reconstruct_`.
     data, loss: batches for solver and reconstruction, for criteria that observe the model, and to measure batch norms
         anew once the model is small (not after reconstruction); see `prunus.statistics.Calibration`.
-    decision: the other arguments of `plan`: ratio or target, granularity, criterion, …
+    decision: the other arguments of `plan`: ratio or target, granularity, criterion, … With granularity
+        `2:4(permute=yes)` channels are put in a better order first, see `prunus.permuting.permuted`.
     Returns the smaller model, with the same state-dict keys (see `Plan.apply`), and a report that prints itself; from
     one in `torch.compile` or a data-parallel wrapper comes the plain module.
     """
     model = unwrapped(model)
     with torch.no_grad():
         graph, seen = trace(model, args, kwargs, inexact=inexact), calibration(data, loss)
-        made, source, mending = decided(graph, model, solver, propagate, seen, decision)
-        source, trained = reconstructed(made, source, model, reconstruct, seen)
+        start, permutation = ordered(graph, seen, decision)
+        if permutation is not None:
+            graph = trace(start, args, kwargs, inexact=inexact)
+            decision["granularity"] = unpermuted(decision["granularity"])
+        made, source, mending = decided(graph, start, solver, propagate, seen, decision)
+        source, trained = reconstructed(made, source, start, reconstruct, seen)
         small = made.apply(source, fold_constants=fold_constants)
         if seen is not None and trained is None:  # blocks are trained with the statistics that their batch norms have
             recalibrate_(small, seen.data)
@@ -62,6 +68,7 @@ def prune(
             pruned=measure(small, *inputs),
             latency=(timed["dense"], timed["pruned"]) if timed else None,
             proof=record.proof if record else None,
+            permutation=permutation,
             mending=mending,
             reconstruction=trained,
         )

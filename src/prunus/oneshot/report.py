@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from prunus.costs import Costs, Latency, compare
+from prunus.permuting import Permutation
 from prunus.plans import Plan, Proof
 from prunus.solvers import Mending, Reconstruction
 
@@ -15,7 +16,8 @@ LANES = 16  # float32 numbers in an AVX-512 register; ONNX Runtime's and OpenVIN
 class PruneReport:
     """What `prune` did: costs before and after on the example inputs, measured latency, the proof, the plan.
 
-    mending: what a solver did to each layer, where there was one; reconstruction: what training did to each block.
+    permutation: which channels were put in another order first. mending: what a solver did to each layer, where there
+    was one; reconstruction: what training did to each block.
     latency: (dense, pruned), interleaved in one run, or None where it was not asked for.
     """
 
@@ -24,6 +26,7 @@ class PruneReport:
     pruned: Costs
     latency: tuple[Latency, Latency] | None
     proof: Proof | None
+    permutation: Permutation | None = None
     mending: Mending | None = None
     reconstruction: Reconstruction | None = None
 
@@ -48,6 +51,8 @@ class PruneReport:
         ]
         if uneven := self._uneven():
             lines.append(uneven)
+        if self.permutation:
+            lines.append(f"permuted: {self.permutation.summary}")
         if self.mending:
             lines.append(f"mended {len(self.mending.errors)} weights: {self.mending.summary}")
         if self.reconstruction:

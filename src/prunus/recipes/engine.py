@@ -70,6 +70,7 @@ def _run(session: Session) -> dict[str, Any]:
     model, trained = stages.train(session)
     graph = stages.find_structure(session, model)
     curves = stages.sensitivity(session, model, graph)
+    model, graph = stages.permute(session, model, graph)
     dense = session.parts.evaluate(model, "validation")
     made = stages.make_small(session, model, graph, dense)
     controls = {
