@@ -15,6 +15,7 @@ from prunus.granularity.kinds import (
     Shape,
     Vector,
     granularity,
+    unpermuted,
 )
 from prunus.granularity.names import TargetSpec, as_list, read
 from prunus.granularity.patterns import Pattern, PatternUnits, Tetris, pattern_library
@@ -70,5 +71,6 @@ __all__ = [
     "pattern_library",
     "permutation_for",
     "read",
+    "unpermuted",
     "weight_targets",
 ]

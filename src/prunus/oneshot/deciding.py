@@ -80,7 +80,7 @@ def plan(
     budget = None if target is None else parse_budget(target)
     timed = budget is not None and budget.quantity == "latency" and is_structured(kind)
     step: RoundTo = round_to if round_to is not None else "auto" if timed else 1
-    wanted = _with_protection(targets, protect)
+    wanted = with_protection(targets, protect)
     by_depth = isinstance(kind, Depth)
     found = [block_target(graph, wanted)] if by_depth else find_targets(graph.model, kind, wanted, graph)
     tensors = named_state(graph.model)
@@ -128,7 +128,8 @@ def plan(
 _granularity, _criterion = granularity, criterion  # the arguments above carry the same names
 
 
-def _with_protection(targets: TargetSpec, protect: TargetSpec) -> TargetSpec:
+def with_protection(targets: TargetSpec, protect: TargetSpec) -> TargetSpec:
+    """Return the targets without what is protected."""
     if not protect:
         return targets
     fields = dict(targets) if isinstance(targets, Mapping) else {"name": targets}
