@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from sensitivity_oracle import assert_same, check, judge, naive_table, table
 from torch import nn
 
 import prunus
@@ -11,6 +10,7 @@ from prunus.sensitivity import perform_sensitivity_analysis
 from prunus.training import Evaluation
 from prunus.zoo.densenet import DenseNet
 from prunus.zoo.resnet import ResNetCifar
+from sensitivity_oracle import assert_same, check, judge, naive_table, table
 
 
 def randomised(model):

@@ -32,7 +32,7 @@ class Engine:
     recalibrate: Any = None
     approximate: float | None = None
     seconds: float = 20.0
-    limit: int = field(default_factory=default_limit)
+    limit: int = field(default_factory=lambda: default_limit())
     _is_wanted: Callable[[Cell], bool] = field(default=bool, repr=False)
 
     def measure(

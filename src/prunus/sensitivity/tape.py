@@ -103,7 +103,7 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._check(func, args, named, changed, taint)
         for tensor in operands:
             self._hold(tensor, taint)
-        views = mapped((args, named), self._view) if taint and self._keeper is not None else ((), {})
+        views = self._views((args, named)) if taint and self._keeper is not None else ((), {})
         for tensor in changed:
             self._freeze(tensor)
         begin = time.perf_counter()
@@ -172,6 +172,11 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _view(self, tensor: Tensor) -> View:
         return View.of(tensor, self._place(tensor).content)
+
+    def _views(self, operands: Any) -> Any:
+        """Put a view in the place of each tensor, the same for the same: attention asks whether query is key."""
+        known: dict[int, View] = {}
+        return mapped(operands, lambda tensor: known.setdefault(id(tensor), self._view(tensor)))
 
     def _note(self, func: Any, views: Any, changed: list[Tensor], result: Any, taint: int) -> None:
         outputs = list(tensors_in(result))
