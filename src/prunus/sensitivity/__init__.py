@@ -3,5 +3,6 @@
 from prunus.sensitivity.analysis import perform_sensitivity_analysis
 from prunus.sensitivity.costs import Costs, Left, TargetCost, target_costs
 from prunus.sensitivity.curves import Curves
+from prunus.sensitivity.cutting import mode_of
 
-__all__ = ["Costs", "Curves", "Left", "TargetCost", "perform_sensitivity_analysis", "target_costs"]
+__all__ = ["Costs", "Curves", "Left", "TargetCost", "mode_of", "perform_sensitivity_analysis", "target_costs"]

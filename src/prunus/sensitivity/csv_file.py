@@ -47,7 +47,7 @@ def read_csv(path: str | os.PathLike[str], granularity: str, criterion: str) -> 
         raise FileError(f"table {path} cannot be read: {error}; name a file of Distiller's sensitivities") from None
     if header != HEADER:
         raise FileError(f"table {path} has the columns {', '.join(header)}; {', '.join(HEADER)} are wanted")
-    known = [i for i, metric in enumerate(METRICS) if all(len(row) == 5 and row[2 + i] for row in rows)]
+    known = [i for i in range(len(METRICS)) if all(row[2 + i : 3 + i] != ("",) for row in rows)]
     cells: dict[str, dict[float, list[float]]] = {}
     for number, row in enumerate(rows, start=2):
         try:

@@ -165,7 +165,7 @@ class Curves:
         metric, mode: as in `ratios`. max_drop: where the line is at first. base, round_to: as in `recipe`.
         latency: target -> units kept -> milliseconds of its layers; what lies between is taken to be linear.
         title: of the page.
-        Raises PrunusError without Jinja2, InputError without known costs, FileError when it cannot be written.
+        Raises InputError without Jinja2 or without known costs, FileError when it cannot be written.
         """
         from prunus.sensitivity.page import write_page  # Jinja2 is an extra
 
@@ -264,10 +264,15 @@ class Curves:
         self.check_free(what)
         return self.costs
 
-    def check_free(self, what: str) -> None:
-        """Raise InputError where the granularity itself says how much of a target goes, as 2:4 does."""
+    @property
+    def is_fixed(self) -> bool:
+        """Whether the granularity itself says how much of a target goes, as 2:4 does."""
         targets = {} if self.costs is None else self.costs.targets
-        if any(target.fixed is not None for target in targets.values()):
+        return any(target.fixed is not None for target in targets.values())
+
+    def check_free(self, what: str) -> None:
+        """Raise InputError where the granularity itself says how much of a target goes."""
+        if self.is_fixed:
             raise InputError(f"{what} needs levels to choose from, but {self.granularity} is whole or not at all")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -11,6 +12,13 @@ from prunus.errors import InputError, NameNotFound
 from prunus.sensitivity.costs import Costs
 
 Mode = Literal["max", "min"]
+
+_LOWER = re.compile(r"(loss|error|err|perplexity|ppl|mae|mse|rmse|wer|cer|nll)$", re.IGNORECASE)
+
+
+def mode_of(metric: str) -> Mode:
+    """Return `min` for losses, errors and perplexities, by their name."""
+    return "min" if _LOWER.search(metric) else "max"
 
 
 def check_mode(mode: str) -> float:

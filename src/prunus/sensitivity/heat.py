@@ -28,8 +28,9 @@ def heat(curves: Curves, metric: str, max_drop: float | None, mode: Mode) -> Any
     figure = Figure(figsize=(2.4 + 0.72 * len(curves.levels), 1.2 + 0.26 * len(names)))
     axes = figure.subplots()
     colours = LinearSegmentedColormap.from_list("drop", _COLOURS)
-    colours.set_bad("#d0d0d0")
-    image = axes.imshow(np.clip(lost, 0, None), cmap=colours, norm=Normalize(0, worst), aspect="auto")
+    axes.set_facecolor("#d0d0d0")  # shows where a value is not finite
+    clipped = np.where(np.isfinite(lost), np.clip(lost, 0, None), np.nan)
+    image = axes.imshow(np.ma.masked_invalid(clipped), cmap=colours, norm=Normalize(0, worst), aspect="auto")
     share = is_share(metric, [curves.dense[metric], *shown.ravel().tolist()])
     for (row, column), value in np.ndenumerate(shown):
         dark = np.isfinite(lost[row, column]) and lost[row, column] > 0.5 * worst

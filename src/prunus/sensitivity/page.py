@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prunus.axes import Polynomial
-from prunus.errors import FileError, InputError, NameNotFound, PrunusError
+from prunus.errors import FileError, InputError, NameNotFound
 from prunus.palette import palette
 from prunus.sensitivity.costs import Costs
 from prunus.sensitivity.cutting import Mode, check_drop, check_mode
@@ -122,7 +122,7 @@ def _render(curves: Curves, facts: Mapping[str, Any], title: str) -> str:
     try:
         import jinja2
     except ImportError as error:
-        raise PrunusError(MISSING_EXTRA) from error
+        raise InputError(MISSING_EXTRA) from error
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     # Inside a script element only `<` could end it, and in JSON every `<` lies in a string.
     data = json.dumps(facts, allow_nan=False, ensure_ascii=False).replace("<", "\\u003c")
