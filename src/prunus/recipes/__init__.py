@@ -7,6 +7,7 @@ from prunus.recipes.opening import Opened, open_recipe, read_facts
 from prunus.recipes.packaged import quickstart
 from prunus.recipes.preview import preview
 from prunus.recipes.schema import Recipe, json_schema
+from prunus.recipes.searching import Searched, search_recipe
 from prunus.recipes.verification import verify_file
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "Opened",
     "Recipe",
     "Result",
+    "Searched",
     "inspect_model",
     "json_schema",
     "load_recipe",
@@ -22,5 +24,6 @@ __all__ = [
     "quickstart",
     "read_facts",
     "run",
+    "search_recipe",
     "verify_file",
 ]
