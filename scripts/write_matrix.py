@@ -29,9 +29,10 @@ COLUMNS = {
     "filter": "filter",
     "channel": "channel",
     "coupled groups": "filter",
+    "experts": "filter",
     "layer": "layer",
 }
-"""Heading -> granularity; filters and channels are those of single weights, groups those of the traced net."""
+"""Heading -> granularity; filters and channels are those of single weights, the others those of a traced net."""
 
 SPELLED = {"lp": "lp(3)"}
 """Criteria that take an argument."""
@@ -65,12 +66,50 @@ class Net(nn.Module):
         return y
 
 
-def traced() -> tuple[Graph, Calibration]:
-    """Return the net, traced, and its calibration data."""
+class Mixture(nn.Module):
+    """Four experts, of which a router gives every token two."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.router = nn.Linear(8, 4)
+        self.up, self.down = nn.Parameter(torch.randn(4, 8, 16)), nn.Parameter(torch.randn(4, 16, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Weigh the experts of each row of (N, 8)."""
+        weights = self.router(x).softmax(-1)
+        scores, chosen = weights.topk(2, dim=-1)
+        gate = torch.zeros_like(weights).scatter(1, chosen, scores)
+        y: Tensor = torch.einsum("te,teh,ehd->td", gate, torch.einsum("td,edh->teh", x, self.up).relu(), self.down)
+        return y
+
+
+class MixedNet(nn.Module):
+    """The same stem, and a mixture of experts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(4, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.mixture, self.head = Mixture(), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Classify (N, 4, H, W)."""
+        x = self.norm(self.stem(x)).relu().mean((2, 3))
+        y: Tensor = self.head(x + self.mixture(x))
+        return y
+
+
+def traced(net: type[nn.Module]) -> tuple[Graph, Calibration]:
+    """Return a net, traced, and its calibration data."""
     torch.manual_seed(0)
     data = [(torch.randn(8, 4, 6, 6), torch.randint(3, (8,))) for _ in range(2)]
-    model = Net().eval()
+    model = net().eval()
     return trace(model, data[0][0]), Calibration(data, functional.cross_entropy)
+
+
+def traced_nets() -> dict[str, tuple[Graph, Calibration]]:
+    """Return the net of each column, and its calibration data."""
+    net, mixed = traced(Net), traced(MixedNet)
+    return {column: mixed if column == "experts" else net for column in COLUMNS}
 
 
 def scores_of(graph: Graph, calibration: Calibration, word: str, column: str) -> list[Tensor]:
@@ -78,6 +117,8 @@ def scores_of(graph: Graph, calibration: Calibration, word: str, column: str) ->
     rank, kind, model = criterion(SPELLED.get(word, word)), COLUMNS[column], graph.model
     if column == "layer":
         targets = [block_target(graph)]
+    elif column == "experts":
+        targets = find_targets(model, kind, {"kind": "expert"}, graph)
     elif column == "coupled groups":
         targets = find_targets(model, kind, graph=graph)
     else:
@@ -98,10 +139,10 @@ def reason(graph: Graph, calibration: Calibration, word: str, column: str) -> st
 
 def table() -> str:
     """Return the matrix as Markdown: criteria of equal rows together, and the reasons as notes."""
-    graph, calibration = traced()
+    nets = traced_nets()
     rows: dict[tuple[str | None, ...], list[str]] = {}
     for word in criterion_names():
-        rows.setdefault(tuple(reason(graph, calibration, word, column) for column in COLUMNS), []).append(word)
+        rows.setdefault(tuple(reason(*nets[column], word, column) for column in COLUMNS), []).append(word)
     notes = list(dict.fromkeys(why for row in rows for why in row if why is not None))
     lines = [f"| | {' | '.join(COLUMNS)} |", f"|---|{'---|' * len(COLUMNS)}"]
     for row, words in rows.items():

@@ -25,12 +25,12 @@ def rows(table, counts=None, name="w", role="own"):
     return Piece(name, Part(name, Rows(table.shape, counts), True, role), table)
 
 
-def scores_of(model, spec, data, loss=None, granularity="element", graph=None, **options):
+def scores_of(model, spec, data, loss=None, granularity="element", graph=None, targets="*", **options):
     """Scores by target, as a criterion gives them on calibration data; elements in the weight's shape."""
-    targets = find_targets(model, granularity, graph=graph)
+    wanted = find_targets(model, granularity, targets, graph)
     rank = criterion(spec)
-    seen = collect_for(model, rank, targets, calibration(data, loss))
-    found = {t.name: score_target(t, named_state(model), rank, seen, **options) for t in targets}
+    seen = collect_for(model, rank, wanted, calibration(data, loss))
+    found = {t.name: score_target(t, named_state(model), rank, seen, **options) for t in wanted}
     if granularity != "element":
         return found
     return {name: scores.reshape(named_state(model)[name].shape) for name, scores in found.items()}

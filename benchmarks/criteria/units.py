@@ -53,7 +53,7 @@ def unit_scores(bench: Bench, method: Method) -> dict[str, Any]:
     try:
         seen: Observed = observed(bench, fold, method, {"granularity": "filter"})
         scores = {t.name: score_target(t, tensors, seen).tolist() for t in targets}
-        raw = {t.name: score_target(t, tensors, seen, normalise="none", reduce="sum").tolist() for t in targets}
+        raw = {t.name: score_target(t, tensors, seen, normalise="none", join="sum").tolist() for t in targets}
     except PrunusError as error:
         return {"refused": {"all": str(error)}}
     return {"scores": scores, "raw": raw, "refused": {}, "seconds": time.process_time() - start}

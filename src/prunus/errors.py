@@ -73,7 +73,14 @@ class NothingToPrune(PrunusError):
 
 
 class ProofError(PrunusError):
-    """Thinned and masked model disagree; the model was left as it was."""
+    """Thinned and masked model disagree; the model was left as it was.
+
+    groups: those that cannot lose units, where the rest was proved without them.
+    """
+
+    def __init__(self, message: str, *, groups: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.groups = groups
 
 
 class TrainingError(PrunusError):

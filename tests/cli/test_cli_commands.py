@@ -34,10 +34,13 @@ def test_help_and_version_do_not_import_torch():
 
 def test_the_set_of_commands_and_options_grows_on_purpose():
     assert {command.name for command in app.registered_commands} == {
-        "quickstart", "run", "search", "inspect", "verify", "report", "schema", "version",
+        "quickstart", "run", "sensitivity", "search", "inspect", "verify", "report", "schema", "version",
     }  # fmt: skip
     found = invoke("run", "--help").output
     for option in ("--set", "--out", "--dry-run", "--fresh", "--resume"):
+        assert option in found
+    found = invoke("sensitivity", "--help").output
+    for option in ("--granularity", "--criterion", "--levels", "--targets", "--max-drop", "--target", "--fresh"):
         assert option in found
 
 
@@ -71,6 +74,35 @@ def test_run_then_report(tmp_path):
     (out / "report.html").unlink()
     assert invoke("report", out).exit_code == 0
     assert (out / "report.html").exists()
+
+
+def test_sensitivity_prints_the_schedule_and_where_everything_is(tmp_path):
+    recipe = write_project(tmp_path, fine_tune=None)
+    options = (
+        "--levels",
+        "0.25,0.5",
+        "--max-drop",
+        "0.1",
+        "--targets",
+        "0",
+        "--targets",
+        "3",
+        "--set",
+        "train.epochs=1",
+    )
+    done = invoke("sensitivity", recipe, *options)
+    assert done.exit_code == 0, done.output
+    assert "top1 by sparsity (filter, l1)" in done.output
+    assert "the schedule" in done.output
+    assert f"page: {tmp_path / 'out' / 'sensitivity.html'}" in done.output
+    budget = invoke("sensitivity", recipe, "--set", "train.epochs=1", "--target", "macs=0.6", "--levels", "0.25,0.5")
+    assert budget.exit_code == 0, budget.output
+    assert "MACs (" in budget.output
+    for wrong, sentence in (("--levels=0.5,1", "level is 1"), ("--target=macs", "macs=0.5"), ("--targets=nix", "nix")):
+        failed = invoke("sensitivity", recipe, "--set", "train.epochs=1", wrong)
+        assert failed.exit_code == 2
+        assert sentence in failed.output
+        assert failed.output.count("error: ") == 1
 
 
 def test_report_of_nothing(tmp_path):

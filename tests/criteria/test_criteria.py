@@ -24,6 +24,7 @@ from prunus.criteria import (
 )
 from prunus.errors import InputError, NameNotFound
 from prunus.granularity import MemberUnits, Part, Target, granularity, registry
+from prunus.granularity.spelling import Call, parse_call
 from prunus.statistics import Statistics
 
 ARGUMENTS = {"lp": "lp(3)"}
@@ -162,7 +163,7 @@ def coupled():
 
 
 @pytest.mark.parametrize(
-    ("normalise", "reduce", "expected"),
+    ("normalise", "join", "expected"),
     [
         ("mean", "mean", [(0.5 + 1.6) / 2, (1.5 + 0.4) / 2]),
         ("mean", "sum", [0.5 + 1.6, 1.5 + 0.4]),
@@ -173,14 +174,32 @@ def coupled():
         ("gaussian", "sum", [0, 0]),
     ],
 )
-def test_group_scores_by_hand(normalise, reduce, expected):
+def test_group_scores_by_hand_whether_asked_of_the_criterion_or_of_the_call(normalise, join, expected):
     params = {
         "a": torch.tensor([[1.0] * 3, [3.0] * 3]),
         "b": torch.tensor([[8.0, -2.0]] * 4),
         "c": torch.tensor([1e9, 0.0]),
     }
-    scores = score_target(coupled(), params, criterion("l1"), normalise=normalise, reduce=reduce)
+    scores = score_target(coupled(), params, criterion("l1"), normalise=normalise, join=join)
     assert scores.tolist() == pytest.approx(expected)
+    spelled = criterion(f"l1(normalise={normalise}, join={join})")
+    others = {"normalise": "gaussian", "join": "first"}
+    assert score_target(coupled(), params, spelled, **others).tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("spec", EVERY)
+def test_every_criterion_takes_how_groups_are_joined_and_changes_nothing_else(spec):
+    plain, call = criterion(spec), parse_call("criterion", spec)
+    for words in ({"normalise": "none"}, {"join": "max"}, {"normalise": "max", "join": "sum"}):
+        made = criterion(str(Call(call.name, call.args, call.kwargs | words)))
+        assert isinstance(made, Criterion)
+        assert made.criterion == plain
+        assert (made.needs, made.reads) == (plain.needs, getattr(plain, "reads", "weights"))
+        assert criterion(made.name) == made
+        assert eval(repr(made), {**vars(criteria), "inf": math.inf}) == made
+    weight = rows(torch.randn(5, 3))
+    if not plain.needs and not hasattr(plain, "reads"):
+        assert torch.equal(made.score(weight, Statistics()), plain.score(weight, Statistics()))
 
 
 def test_a_single_part_is_scored_plainly():
@@ -214,6 +233,9 @@ def test_a_criterion_of_the_wrong_shape_is_named():
         ("lp(x)", InputError, "at least 1"),
         ("l1(reduce=median)", NameNotFound, "reduction"),
         ("l1(redcue=sum)", NameNotFound, "did you mean reduce"),
+        ("l1(join=median)", NameNotFound, "join of l1.*did you mean mean"),
+        ("taylor(normalise=maxi)", NameNotFound, "normalisation of taylor.*did you mean max"),
+        ("l1(jon=max)", NameNotFound, "argument of l1"),
         ("random(seed=1.5)", InputError, "whole number"),
         ("l1(", InputError, "cannot be read"),
         (Magnitude, InputError, "name such as"),

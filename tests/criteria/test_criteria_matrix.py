@@ -1,23 +1,23 @@
 """Every criterion with every granularity: finite scores or one clear sentence; and the page that says which."""
 
 import pytest
-from scripts.write_matrix import COLUMNS, PAGE, scores_of, traced, written
+from scripts.write_matrix import COLUMNS, PAGE, scores_of, traced_nets, written
 
 from prunus.criteria import criterion_names
 from prunus.errors import InputError
 
 
 @pytest.fixture(scope="module")
-def net():
-    return traced()
+def nets():
+    return traced_nets()
 
 
 @pytest.mark.parametrize("column", COLUMNS)
 @pytest.mark.parametrize("word", criterion_names())
-def test_scores_are_finite_or_the_reason_is_one_sentence(word, column, net):
+def test_scores_are_finite_or_the_reason_is_one_sentence(word, column, nets):
     said, scores = None, []
     try:
-        scores = scores_of(*net, word, column)
+        scores = scores_of(*nets[column], word, column)
     except InputError as error:
         said = str(error)
     assert (said is None) == bool(scores)

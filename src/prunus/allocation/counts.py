@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from decimal import ROUND_HALF_UP, Decimal
+from decimal import ROUND_FLOOR, ROUND_HALF_UP, Decimal
 
 from prunus.errors import InputError
 
@@ -31,6 +31,16 @@ def num_pruned(fraction: float, total: int) -> int:
     """
     exact = Decimal(repr(float(fraction))) * total
     return int(exact.to_integral_value(ROUND_HALF_UP))
+
+
+def num_kept(max_ratio: float, total: int) -> int:
+    """Return how many of `total` units stay where at most max_ratio of them may go, on the decimal as written.
+
+    Raises InputError for what is not in (0, 1].
+    """
+    if isinstance(max_ratio, bool) or not isinstance(max_ratio, (int, float)) or not 0 < max_ratio <= 1:
+        raise InputError(f"max_ratio is {max_ratio!r}; a number above 0 and up to 1 is wanted{_hint(max_ratio)}")
+    return total - int((Decimal(repr(float(max_ratio))) * total).to_integral_value(ROUND_FLOOR))
 
 
 def with_floors(pruned: int, size: int, *, minimum: int, round_to: int) -> int:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
 
 from prunus.allocation.base import Allocator, ScoredTarget
 from prunus.allocation.counts import check_ratio, num_pruned
+from prunus.allocation.curves import FromCurves
+from prunus.allocation.erdos_renyi import ErdosRenyi, ErdosRenyiKernel
+from prunus.allocation.lamp import Lamp
+from prunus.allocation.linear import Linear
+from prunus.allocation.owl import Owl
 from prunus.allocation.patterns import filled, matched
+from prunus.allocation.ranking import ranked_counts
 from prunus.allocation.thresholds import Sensitivity, Splicing, Threshold
 from prunus.criteria.base import Normalise, normalised
 from prunus.errors import InputError, NameNotFound
-from prunus.selection import lowest_k
 
 
 @dataclass(frozen=True)
@@ -68,9 +73,7 @@ class Global:
 
     normalise: how the scores of different targets are made comparable; without it a global L1 rank removes
         one layer whole and leaves others untouched.
-    The fraction is of the targets' elements for weights, of the units for coupled groups. Units of equal
-    cost: exactly floor(fraction · total + 1/2) of all. Units of different cost: as many as fit, the first
-        that does not ends it.
+    The fraction is of the targets' elements for weights, of the units for coupled groups; see `ranked_counts`.
     """
 
     normalise: Normalise = "mean"
@@ -86,24 +89,17 @@ class Global:
 
     def counts(self, targets: Mapping[str, ScoredTarget], fraction: float) -> dict[str, int]:
         """Return the units to prune per target; n:m targets keep their fixed number."""
-        free = {name: target for name, target in targets.items() if target.fixed is None}
-        ranked = [_expendable(normalised(t.scores, self.normalise), t.minimum) for t in free.values()]
-        if len({target.weight for target in free.values()}) <= 1:
-            total = sum(target.num_units for target in free.values())
-            wanted = min(num_pruned(fraction, total), sum(scores.numel() for scores in ranked))
-            found = [int(mask.sum()) for mask in lowest_k(ranked, wanted)]
-        else:
-            found = _weighted_counts(ranked, list(free.values()), fraction)
-        chosen = dict(zip(free, found, strict=True))
-        return {name: target.bounded(chosen.get(name, 0)) for name, target in targets.items()}
+        return ranked_counts(targets, fraction, lambda scores: normalised(scores, self.normalise))
 
 
 def allocator(spec: str | Mapping[str, Any] | Allocator) -> Allocator:
     """Read an allocator.
 
-    spec: `uniform`, `global`, `{"global": {"normalise": "max"}}`, `{"per_layer": {pattern: ratio}}`,
-        `{"threshold": {pattern: threshold}}`, `{"sensitivity": {pattern: q}}`, `{"splicing": {"sensitivities": {…},
-        "low": 0.9, "high": 1.1}}`, or an object with `name`, `uses_progress` and `counts`.
+    spec: `uniform`, `global`, `{"global": {"normalise": "max"}}`, `erdos_renyi_kernel`, `erdos_renyi`, `lamp`, `owl`,
+        `{"owl": {"m": 5, "spread": 0.08}}`, `{"linear": {"first": 0.3, "last": 0.7}}`, `{"curves": {"file": path,
+        "max_drop": 0.02}}`, `{"per_layer": {pattern: ratio}}`, `{"threshold": {pattern: threshold}}`,
+        `{"sensitivity": {pattern: q}}`, `{"splicing": {"sensitivities": {…}, "low": 0.9, "high": 1.1}}`, or an object
+        with `name`, `uses_progress` and `counts`.
     Raises NameNotFound for an unknown name, InputError for anything else.
     """
     if isinstance(spec, str):
@@ -118,8 +114,25 @@ def allocator(spec: str | Mapping[str, Any] | Allocator) -> Allocator:
     return spec
 
 
-_KNOWN = ("uniform", "global", "per_layer", "threshold", "sensitivity", "splicing")
-_OPTIONS = {"global": ("normalise",), "splicing": ("sensitivities", "low", "high")}
+_MAPPED: Mapping[str, Callable[[Mapping[str, Any]], Allocator]] = {
+    "per_layer": PerLayer,
+    "threshold": Threshold,
+    "sensitivity": Sensitivity,
+}
+"""Those whose mapping is one of patterns."""
+_OPTED: Mapping[str, Callable[..., Allocator]] = {
+    "uniform": Uniform,
+    "global": Global,
+    "erdos_renyi": ErdosRenyi,
+    "erdos_renyi_kernel": ErdosRenyiKernel,
+    "lamp": Lamp,
+    "owl": Owl,
+    "linear": Linear,
+    "curves": FromCurves.read,
+    "splicing": Splicing,
+}
+"""Those whose mapping is one of options."""
+_KNOWN = (*_OPTED, *_MAPPED)
 
 
 def _named(name: str, options: object) -> Allocator:
@@ -127,34 +140,13 @@ def _named(name: str, options: object) -> Allocator:
         raise NameNotFound.of("allocation", name, _KNOWN)
     if not isinstance(options, Mapping):
         raise InputError(f"allocation {name} is given {options!r}; a mapping is wanted")
-    if name == "per_layer":
-        return PerLayer(options)
-    if name == "threshold":
-        return Threshold(options)
-    if name == "sensitivity":
-        return Sensitivity(options)
-    allowed = _OPTIONS.get(name, ())
+    if name in _MAPPED:
+        return _MAPPED[name](options)
+    parameters = inspect.signature(_OPTED[name]).parameters
     for key in options:
-        if key not in allowed:
-            raise NameNotFound.of(f"option of allocation {name}", str(key), allowed)
-    if name == "splicing":
-        return Splicing(**options)
-    return Global(**options) if name == "global" else Uniform()
-
-
-def _expendable(scores: Tensor, minimum: int) -> Tensor:
-    """Return the scores without those of the `minimum` best units, which are never pruned."""
-    if minimum == 0:
-        return scores
-    return scores[lowest_k([scores], max(0, scores.numel() - minimum))[0]]
-
-
-def _weighted_counts(ranked: list[Tensor], targets: list[ScoredTarget], fraction: float) -> list[int]:
-    """Prune the lowest scores of all while their cost fits into the fraction of the total cost."""
-    owner = torch.cat([torch.full((scores.numel(),), i) for i, scores in enumerate(ranked)])
-    costs = torch.tensor([target.weight for target in targets], dtype=torch.float64)
-    order = torch.cat([scores.double().cpu() for scores in ranked]).argsort(stable=True)
-    goal = fraction * sum(target.num_units * target.weight for target in targets)
-    spent = costs[owner[order]].cumsum(0)
-    taken = order[spent <= goal * (1 + 1e-12)]
-    return torch.bincount(owner[taken], minlength=len(targets)).tolist()
+        if key not in parameters:
+            raise NameNotFound.of(f"option of allocation {name}", str(key), parameters)
+    for key, parameter in parameters.items():
+        if parameter.default is parameter.empty and key not in options:
+            raise InputError(f"allocation {name} lacks {key}; write {{{name}: {{{', '.join(parameters)}}}}}")
+    return _OPTED[name](**options)

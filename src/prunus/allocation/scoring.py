@@ -23,10 +23,10 @@ def score_for(
     """Score a target as its allocator compares it, (U,), on the CPU.
 
     Where thresholds are in the criterion's own unit, nothing is normalised, and a coupled unit counts as much as its
-    largest part: it goes when all of them are below.
+    largest part: it goes when all of them are below. A criterion that says how its parts are joined has its way.
     """
     if getattr(share, "is_absolute", False):
-        return score_target(target, tensors, rank, statistics, normalise="none", reduce="max").cpu()
+        return score_target(target, tensors, rank, statistics, normalise="none", join="max").cpu()
     return score_target(target, tensors, rank, statistics).cpu()
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from prunus.cli import inspect, quickstart, report, run, schema, search, verify, version
+from prunus.cli import inspect, quickstart, report, run, schema, search, sensitivity, verify, version
 
 app = typer.Typer(
     name="prunus",
@@ -21,6 +21,7 @@ app = typer.Typer(
 for name, module in {
     "quickstart": quickstart,
     "run": run,
+    "sensitivity": sensitivity,
     "search": search,
     "inspect": inspect,
     "verify": verify,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import webbrowser
@@ -10,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
-from prunus.recipes import Result
+from prunus.recipes import Analysis, Result
 from prunus.report import print_table, write_report
 
 
@@ -34,6 +37,31 @@ def show_facts(facts: Mapping[str, Any], folder: Path) -> Path:
     print_table(facts, console())
     console().print(f"report: {page}", markup=False, highlight=False, soft_wrap=True)
     return page
+
+
+def show_analysis(analysis: Analysis) -> None:
+    """Print what each target gives, what that comes to, and where everything is."""
+    line = functools.partial(console().print, markup=False, highlight=False, soft_wrap=True)
+    if analysis.ratios:
+        table = Table("target", title="the schedule")
+        for name in ("pruned", "feature map"):
+            table.add_column(name, justify="right")
+        costs = analysis.curves.known_costs("the table").targets
+        for name, ratio in sorted(analysis.ratios.items(), key=lambda pair: costs[pair[0]].order):
+            table.add_row(escape(name), f"{ratio:.1%}", costs[name].stage.replace("x", " x ") or "-")
+        console().print(table)
+    if analysis.dense is not None and analysis.left is not None:
+        pairs = [(getattr(analysis.dense, key), getattr(analysis.left, key), word) for key, word in _LEFT]
+        changed = [pair for pair in pairs if pair[0] and pair[0] != pair[1]]
+        found = [f"{left:,.0f} of {dense:,.0f} {word} ({left / dense:.1%})" for dense, left, word in changed]
+        line(f"left: {', '.join(found) or 'everything'}")
+    for note in analysis.notes:
+        line(note)
+    for what, path in analysis.files.items():
+        line(f"{what}: {path}")
+
+
+_LEFT = (("nnz", "non-zero parameters"), ("macs", "MACs"))
 
 
 def open_page(page: Path, *, wanted: bool | None) -> None:

@@ -3,6 +3,7 @@
 from prunus.criteria.activations import MeanActivation, ZeroActivations
 from prunus.criteria.base import (
     Criterion,
+    Joined,
     collect_for,
     criterion,
     criterion_names,
@@ -14,6 +15,7 @@ from prunus.criteria.base import (
 from prunus.criteria.control import Random
 from prunus.criteria.curvature import OptimalBrainDamage, OptimalBrainSurgeon
 from prunus.criteria.depth import BlockInfluence
+from prunus.criteria.experts import RouterWeightedActivation
 from prunus.criteria.first_order import Snip, Taylor, TaylorActivation
 from prunus.criteria.flow import Grasp, SynFlow
 from prunus.criteria.fluctuation import Fluctuation
@@ -51,6 +53,7 @@ register("flap", Fluctuation)
 register("reconstruction", Reconstruction)
 register("thinet", ThiNet)
 register("block_influence", BlockInfluence)
+register("reap", RouterWeightedActivation)
 
 __all__ = [
     "RIA",
@@ -60,6 +63,7 @@ __all__ = [
     "Fluctuation",
     "GeometricMedian",
     "Grasp",
+    "Joined",
     "Magnitude",
     "MeanActivation",
     "Movement",
@@ -67,6 +71,7 @@ __all__ = [
     "OptimalBrainSurgeon",
     "Random",
     "Reconstruction",
+    "RouterWeightedActivation",
     "Snip",
     "SynFlow",
     "Taylor",

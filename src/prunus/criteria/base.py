@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol, get_args, runtime_checkable
 
 import torch
@@ -16,10 +17,10 @@ from prunus.plans import named_state
 from prunus.statistics import Calibration, OfGradients, OfModel, Statistics, collect, statistic
 
 Normalise = Literal["mean", "none", "max", "gaussian"]
-Reduce = Literal["mean", "sum", "max", "first"]
+Join = Literal["mean", "sum", "max", "first"]
 
 
-Reads = Literal["weights", "norms", "readers", "blocks"]
+Reads = Literal["weights", "norms", "readers", "blocks", "experts"]
 
 
 @runtime_checkable
@@ -28,7 +29,7 @@ class Criterion(Protocol):
 
     An attribute `reads` says which tensors of a coupled target are scored: `weights` (also where there is none), the
     ones that the granularity names; `norms`, the scales of batch norms over the units; `readers`, the weights that
-    read the units; `blocks`, residual blocks alone.
+    read the units; `blocks`, residual blocks alone; `experts`, the stacked weights of a mixture's experts.
     """
 
     @property
@@ -59,10 +60,59 @@ def criterion(spec: str | Criterion) -> Criterion:
     """Read a criterion by its name.
 
     spec: `l1`, `l2`, `linf`, `lp(3)`, `magnitude`, `random(seed=0)`, the name of an entry point of
-        `prunus.criteria`, or an object with `name`, `needs` and `score`.
+        `prunus.criteria`, or an object with `name`, `needs` and `score`. Every name takes `normalise` and `join`
+        too, see `Joined`: `taylor(normalise=max, join=sum)`.
     Raises NameNotFound for an unknown name, InputError for wrong arguments or an object that is no criterion.
     """
-    return KNOWN.given(spec, Criterion, "a name such as 'l1' or an object with name, needs and score")  # type: ignore[type-abstract]
+    wanted = "a name such as 'l1' or an object with name, needs and score"
+    if not isinstance(spec, str):
+        return KNOWN.given(spec, Criterion, wanted)  # type: ignore[type-abstract]
+    call = parse_call("criterion", spec)
+    how = {key: call.kwargs.pop(key) for key in ("normalise", "join") if key in call.kwargs}
+    made = KNOWN.given(KNOWN.read(call), Criterion, wanted)  # type: ignore[type-abstract]
+    return Joined(made, **how) if how else made
+
+
+@dataclass(frozen=True)
+class Joined:
+    """A criterion that says how its scores of the tensors of a coupled group become one.
+
+    normalise: how those of one tensor are made comparable with another's, see `normalised`. join: the `mean`, `sum` or
+    `max` of what is comparable, or what the `first` tensor says. None: as whoever asks would have it, `mean` mostly.
+    """
+
+    criterion: Criterion
+    normalise: Normalise | None = None
+    join: Join | None = None
+
+    def __post_init__(self) -> None:
+        for what, word, known in (
+            ("normalisation", self.normalise, get_args(Normalise)),
+            ("join", self.join, get_args(Join)),
+        ):
+            if word is not None and word not in known:
+                raise NameNotFound.of(f"{what} of {self.criterion.name}", str(word), known)
+
+    @property
+    def name(self) -> str:
+        """`taylor(join=max)`."""
+        call = parse_call("criterion", self.criterion.name)
+        given = {"normalise": self.normalise, "join": self.join}
+        return str(replace(call, kwargs=call.kwargs | {key: word for key, word in given.items() if word is not None}))
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What the criterion needs."""
+        return self.criterion.needs
+
+    @property
+    def reads(self) -> str:
+        """What the criterion reads."""
+        return _reads(self.criterion)
+
+    def score(self, piece: Piece, statistics: Statistics) -> Tensor:
+        """Return the criterion's scores of one tensor, (U,)."""
+        return self.criterion.score(piece, statistics)
 
 
 def collect_for(
@@ -90,7 +140,7 @@ def pieces_of(target: Target, tensors: Mapping[str, Tensor], criterion: Criterio
     tensors: by state-dict name.
     Raises InputError, naming target and criterion, where the target has none.
     """
-    reads = getattr(criterion, "reads", "weights")
+    reads = _reads(criterion)
     if reads not in get_args(Reads):
         raise NameNotFound.of(f"word for what {criterion.name} reads", reads, get_args(Reads))
     parts = {
@@ -98,6 +148,7 @@ def pieces_of(target: Target, tensors: Mapping[str, Tensor], criterion: Criterio
         "norms": tuple(part for part in target.parts if part.role == "norm"),
         "readers": tuple(part for part in target.parts if part.role == "in"),
         "blocks": tuple(part for part in target.parts if part.role == "block"),
+        "experts": tuple(part for part in target.parts if part.role == "expert"),
     }[reads]
     if not parts:
         what, instead = _MISSING[reads]
@@ -113,7 +164,13 @@ _MISSING = {
     "norms": ("batch norm scales its units", "filter with a traced graph"),
     "readers": ("weight that reads its units is known", "filter with a traced graph"),
     "blocks": ("residual block is its unit", "layer"),
+    "experts": ("expert of a mixture is its unit", "filter with targets of kind expert"),
 }
+
+
+def _reads(criterion: Criterion) -> str:
+    reads: str = getattr(criterion, "reads", "weights")
+    return reads
 
 
 def _check_blocks(pieces: Iterable[Piece], criterion: Criterion) -> None:
@@ -136,21 +193,24 @@ def score_target(
     statistics: Statistics | None = None,
     *,
     normalise: Normalise = "mean",
-    reduce: Reduce = "mean",
+    join: Join = "mean",
 ) -> Tensor:
     """Score the units of a target: a weight's directly, a coupled group's over all tensors that the criterion reads.
 
     tensors: by state-dict name. statistics: from `collect_for`, where the criterion needs any.
-    normalise, reduce: how the parts of a group are made comparable, and joined; a single part is left as it is.
+    normalise, join: how the parts of a group are made comparable, and joined, unless the criterion says so itself, see
+        `Joined`; a single part is left as it is.
     Returns (U,) float32 or float64, on the device of the first part.
     """
     found = Statistics() if statistics is None else statistics
     scores = [_score(piece, found, criterion) for piece in pieces_of(target, tensors, criterion)]
     if len(scores) == 1:
         return scores[0]
+    if isinstance(criterion, Joined):
+        normalise, join = criterion.normalise or normalise, criterion.join or join
     first = scores[0]
     table = torch.stack([normalised(score, normalise).to(first.device, first.dtype) for score in scores])
-    return _reduced(table, reduce)
+    return _joined(table, join)
 
 
 def normalised(scores: Tensor, by: Normalise) -> Tensor:
@@ -185,10 +245,10 @@ def _nonzero(scale: Tensor) -> Tensor:
     return torch.where(scale > 0, scale, torch.ones_like(scale))
 
 
-def _reduced(table: Tensor, by: Reduce) -> Tensor:
+def _joined(table: Tensor, by: Join) -> Tensor:
     """Join the scores of the parts, (P, U), into (U,)."""
-    if by not in get_args(Reduce):
-        raise NameNotFound.of("reduction", by, get_args(Reduce))
+    if by not in get_args(Join):
+        raise NameNotFound.of("join", by, get_args(Join))
     if by == "first":
         return table[0]
     if by == "max":

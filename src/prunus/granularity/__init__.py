@@ -29,6 +29,7 @@ from prunus.granularity.targets import (
     group_targets,
     weight_targets,
 )
+from prunus.granularity.turned import TurnedUnits
 from prunus.granularity.units import MemberUnits, NMUnits, TileUnits, Units
 
 __all__ = [
@@ -55,6 +56,7 @@ __all__ = [
     "TargetSpec",
     "Tetris",
     "TileUnits",
+    "TurnedUnits",
     "Units",
     "Vector",
     "WholeBlock",

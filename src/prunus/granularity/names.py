@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 from torch import nn
 
 from prunus.errors import InputError, NameNotFound
+from prunus.granularity.turned import groups_if_turned
 
 TargetSpec: TypeAlias = str | Sequence[str] | Mapping[str, Any]
 
@@ -38,13 +39,15 @@ class Entry:
     """One float parameter that may be named.
 
     name: canonical (first) name; aliases: all names, where the tensor is shared; owners: class names of the
-    owning modules and their bases; is_weight: whether `*` means it.
+    owning modules and their bases; is_weight: whether `*` means it. turned: groups of a weight that lies inputs first,
+    else 0, see `groups_if_turned`.
     """
 
     name: str
     aliases: tuple[str, ...]
     owners: frozenset[str]
     is_weight: bool
+    turned: int = 0
 
     def matches(self, pattern: str) -> bool:
         """Tell whether the pattern matches one of the names or a module around the parameter."""
@@ -134,7 +137,8 @@ def _entry(parameter: nn.Parameter, names: list[str], owners: list[nn.Module]) -
     types = {base.__name__ for owner in owners for base in type(owner).__mro__ if issubclass(base, nn.Module)}
     is_embedding = bool(types & {"Embedding", "EmbeddingBag"})
     is_weight = parameter.dim() >= 2 and not is_embedding and any("weight" in n.rpartition(".")[2] for n in names)
-    return Entry(names[0], tuple(names), frozenset(types - {"Module"}), is_weight)
+    turned = groups_if_turned(owners[0]) if is_weight else 0
+    return Entry(names[0], tuple(names), frozenset(types - {"Module"}), is_weight, turned)
 
 
 def is_inside(name: str, pattern: str) -> bool:

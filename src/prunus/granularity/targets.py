@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
-from prunus.errors import InputError, NameNotFound
+from prunus.errors import InputError, NameNotFound, naming
 from prunus.granularity.joined import JoinedUnits
 from prunus.granularity.kinds import Granularity
 from prunus.granularity.kinds import granularity as read_granularity
-from prunus.granularity.names import Selection, Spec, TargetSpec, catalogue, read, resolve
+from prunus.granularity.names import Entry, Selection, Spec, TargetSpec, catalogue, read, resolve
+from prunus.granularity.turned import TurnedUnits
 from prunus.granularity.units import MemberUnits, Units
 
 COUPLED = ("filter", "channel")
@@ -31,8 +32,9 @@ class Part:
     """One tensor of a target: its name in the state dict, its units, whether the score reads it.
 
     role: what the tensor is to the units: `out` makes them, `in` reads them, `norm` is a batch norm's scale of them,
-        `scale` any other number per unit; `own` where the units are pieces of the weight itself; `block` where they are
-        residual blocks, whose weights are joined to one tensor of no name in the state dict.
+        `expert` a stack of weights, one slice for each expert that is a unit, `scale` any other number per unit; `own`
+        where the units are pieces of the weight itself; `block` where they are residual blocks, whose weights are
+        joined to one tensor of no name in the state dict.
     """
 
     param: str
@@ -183,6 +185,7 @@ def check_targets(targets: TargetSpec, granularity: str | Granularity) -> None:
 def weight_targets(model: nn.Module, granularity: str | Granularity, targets: TargetSpec = "*") -> list[Target]:
     """Resolve the targets to one `Target` per matching parameter, in the model's order, ties once.
 
+    Outputs and inputs are the layer's: weights of transposed convolutions and of transformers' Conv1D lie inputs first.
     targets: `*` is every weight of at least two dims, but embeddings (also when tied), biases and norms; a
         pattern (fnmatch) names parameters or modules (then the weights inside); a pattern that matches
         weights means only those, so `fc1.*` leaves the bias alone and `*.bias` prunes biases. A list unites
@@ -197,7 +200,7 @@ def weight_targets(model: nn.Module, granularity: str | Granularity, targets: Ta
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
     entries = catalogue(model)
     wanted = resolve(entries, targets).wanted
-    return [_weight_target(kind, entry.name, shapes[entry.name]) for entry in entries if entry.name in wanted]
+    return [_weight_target(kind, entry, shapes[entry.name]) for entry in entries if entry.name in wanted]
 
 
 def group_targets(
@@ -250,11 +253,12 @@ def _is_spelled(group: GroupLike, spec: Spec) -> bool:
     return bool({group.name, *makers} & set(spec.names))
 
 
-def _weight_target(kind: Granularity, name: str, shape: torch.Size) -> Target:
-    try:
-        return Target(name, (Part(name, kind.units(shape), True, _ROLES.get(kind.name, "own")),))
-    except InputError as error:
-        raise InputError(f"{name}: {error}") from None
+def _weight_target(kind: Granularity, entry: Entry, shape: torch.Size) -> Target:
+    with naming(entry.name):
+        # Single weights are the same whichever way they lie.
+        lies = not entry.turned or kind.name == "element"
+        units = kind.units(shape) if lies else TurnedUnits(shape, entry.turned, kind)
+        return Target(entry.name, (Part(entry.name, units, True, _ROLES.get(kind.name, "own")),))
 
 
 def _model_of(graph: GraphLike) -> nn.Module:
@@ -279,12 +283,15 @@ def _group_target(group: GroupLike, role: str, shapes: Mapping[str, torch.Size],
     members = [member for member in group.members if member.role != "spared"]
     parameters = [member for member in members if member.is_parameter]
     scored = [m for m in parameters if m.role == role and len(shapes[m.param]) >= 2] or parameters
+    roles = {m.param: "norm" for m in members if m.param in norms}
+    if group.kind == "expert":
+        roles |= {m.param: "expert" for m in parameters if m.role != "out" and len(shapes[m.param]) >= 2}
     parts = [
         Part(
             m.param,
             MemberUnits(shapes[m.param], m.dim, m.index),
             any(m is s for s in scored),
-            "norm" if m.param in norms else m.role,
+            roles.get(m.param, m.role),
         )
         for m in members
     ]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from prunus.axes import Graph, Surgery, copied, trace
 from prunus.errors import CaptureError, ProofError
+from prunus.plans.culprits import culprits, naming_culprits
 from prunus.plans.float64 import float64_code, float64_inputs
 from prunus.plans.fold import Folding
 from prunus.plans.graph_model import thinned_graph
@@ -29,56 +31,93 @@ def prove_plan(
     """Show that the thinned model computes what the masked one does, and in which form it runs.
 
     folding: constants of removed units that go into biases; *masked* keeps them.
-    Raises ProofError where neither the class nor the graph passes.
+    Raises ProofError where neither the class nor the graph passes, naming the groups it is about where the rest does.
     """
-    captured: list[Graph] = []
-
-    def in_float64(dense: nn.Module) -> Graph:
-        # captured anew, once: the first capture spells out the model's own dtype where code asks for it
-        if not captured:
-            with float64_code(graph.dtype):
-                inputs = float64_inputs(dense, graph)
-                captured.append(trace(dense, *inputs, inexact=graph.context.inexact))
-        return captured[0]
-
-    def masked(dense: nn.Module) -> nn.Module:
-        if folding:
-            folding.mask_(dense)
-        else:
-            mask_(dense, surgery)
-        if not surgery.dropped and not is_inexact(graph, surgery.kept):
-            return dense
-        double = in_float64(dense)
-        return reference(dense, double, double.surgery(kept).kept, surgery.dropped)
-
-    def as_class(dense: nn.Module) -> nn.Module:
-        if folding:
-            folding.fold_(dense)
-        thin_(dense, surgery)
-        return dense
-
-    def as_graph(dense: nn.Module) -> nn.Module:
-        double = in_float64(dense)
-        if folding:
-            folding.fold_(dense)
-        return thinned_graph(dense, double, double.surgery(kept))
-
-    def as_its_graph(dense: nn.Module) -> nn.Module:
-        return thinned_graph(dense, graph, surgery)
-
+    sides = _Sides(model, graph, kept, surgery, masks, folding)
     try:
-        proof = prove(model, graph, surgery, masks, as_class, masked)
-        _check_stood_in(model, graph, as_class)
-        return proof, "class"
+        return sides.proved("class"), "class"
     except ProofError as stiff:
         if graph.trace.concrete or surgery.dropped:  # one example's operations are no model; a graph has no blocks
-            raise
+            raise _blaming(stiff, sides) from stiff.__cause__
         try:
-            proof = prove(model, graph, surgery, masks, as_graph, masked)
-            _check_stood_in(model, graph, as_its_graph)
-            return proof, "graph"
+            return sides.proved("graph"), "graph"
         except (ProofError, CaptureError):
-            raise stiff from None
+            raise _blaming(stiff, sides) from stiff.__cause__
+
+
+def _blaming(error: ProofError, sides: _Sides) -> ProofError:
+    """Return the error with the groups that the class cannot have with fewer units, where the rest is right."""
+    if sides.folding or sides.surgery.dropped:
+        return error
+
+    def holds(kept: Mapping[str, Tensor]) -> bool:
+        try:
+            replace(sides, kept=kept, surgery=sides.graph.surgery(kept)).proved("class")
+        except ProofError:
+            return False
+        return True
+
+    return naming_culprits(error, culprits(sides.graph, sides.kept, holds))
+
+
+@dataclass
+class _Sides:
+    """What is compared: the masked model, and the thinned one as its class or as its graph.
+
+    Its functions make them out of dense copies in float64.
+    """
+
+    model: nn.Module
+    graph: Graph
+    kept: Mapping[str, Tensor]
+    surgery: Surgery
+    masks: Mapping[str, Tensor]
+    folding: Folding | None
+    double: Graph | None = None
+
+    def proved(self, form: Form) -> Proof:
+        """Compare; raises ProofError where they differ."""
+        build = self.as_class if form == "class" else self.as_graph
+        proof = prove(self.model, self.graph, self.surgery, self.masks, build, self.masked)
+        _check_stood_in(self.model, self.graph, self.as_class if form == "class" else self.as_its_graph)
+        return proof
+
+    def masked(self, dense: nn.Module) -> nn.Module:
+        """Zero what goes, or keep what is folded of it; where statistics count units, take a graph that knows which."""
+        if self.folding:
+            self.folding.mask_(dense)
+        else:
+            mask_(dense, self.surgery)
+        if not self.surgery.dropped and not is_inexact(self.graph, self.surgery.kept):
+            return dense
+        double = self.in_float64(dense)
+        return reference(dense, double, double.surgery(self.kept).kept, self.surgery.dropped)
+
+    def as_class(self, dense: nn.Module) -> nn.Module:
+        """Thin the user's own class."""
+        if self.folding:
+            self.folding.fold_(dense)
+        thin_(dense, self.surgery)
+        return dense
+
+    def as_graph(self, dense: nn.Module) -> nn.Module:
+        """Thin the graph as captured in float64."""
+        double = self.in_float64(dense)
+        if self.folding:
+            self.folding.fold_(dense)
+        return thinned_graph(dense, double, double.surgery(self.kept))
+
+    def as_its_graph(self, dense: nn.Module) -> nn.Module:
+        """Thin the graph as it is."""
+        return thinned_graph(dense, self.graph, self.surgery)
+
+    def in_float64(self, dense: nn.Module) -> Graph:
+        """Capture anew, once: the first capture spells out the model's own dtype where code asks for it."""
+        if self.double is None:
+            with float64_code(self.graph.dtype):
+                inputs = float64_inputs(dense, self.graph)
+                self.double = trace(dense, *inputs, inexact=self.graph.context.inexact)
+        return self.double
 
 
 @torch.no_grad()

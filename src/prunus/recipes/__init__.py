@@ -1,5 +1,6 @@
 """What did the user say, and do it: recipes read, checked, executed."""
 
+from prunus.recipes.analysis import Analysis, analyse
 from prunus.recipes.engine import Result, run
 from prunus.recipes.inspection import Inspection, inspect_model
 from prunus.recipes.load import load_recipe
@@ -11,11 +12,13 @@ from prunus.recipes.searching import Searched, search_recipe
 from prunus.recipes.verification import verify_file
 
 __all__ = [
+    "Analysis",
     "Inspection",
     "Opened",
     "Recipe",
     "Result",
     "Searched",
+    "analyse",
     "inspect_model",
     "json_schema",
     "load_recipe",

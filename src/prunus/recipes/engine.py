@@ -10,6 +10,7 @@ from torch import nn
 
 from prunus.plans import save
 from prunus.recipes import stages
+from prunus.recipes.analysis import write_page
 from prunus.recipes.facts import collect
 from prunus.recipes.folder import open_folder
 from prunus.recipes.measuring import measure_both, measure_control
@@ -59,17 +60,18 @@ def run(
         if folder.earlier is None:
             rehearse(session)
         folder.claim(recipe.plain(), opened.text)
-        facts = _run(session)
+        facts = _run(session, opened)
     finally:
         set_threads(threads)
     folder.finish(facts)
     return Result(facts, root, was_finished=False)
 
 
-def _run(session: Session) -> dict[str, Any]:
+def _run(session: Session, opened: Opened) -> dict[str, Any]:
     model, trained = stages.train(session)
     graph = stages.find_structure(session, model)
     curves = stages.sensitivity(session, model, graph)
+    page = None if curves is None else write_page(curves, opened, session.reporter)
     dense = session.parts.evaluate(model, "validation")
     made = stages.make_small(session, model, graph, dense)
     controls = {
@@ -85,7 +87,7 @@ def _run(session: Session) -> dict[str, Any]:
         curves=curves,
         history=[*trained, *made.pruned.rows, *made.rows],
         measures=measures,
-        artifacts=_save(session, made.model),
+        artifacts={**_save(session, made.model), **({} if page is None else {"sensitivity": page})},
         controls=[measure_control(session, name, small.model) for name, small in controls.items()],
     )
 

@@ -3,7 +3,7 @@
 recipe.yaml      what was asked
 log.jsonl        one line per finished epoch, stage and file
 state/           run.json (whose run this is), one checkpoint per stage, facts.json when all is done
-sensitivity.jsonl, model.prunus, report.json, report.html
+sensitivity.jsonl and what is made of it, model.prunus, report.json, report.html
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ from prunus.training.checkpoint import load_checkpoint, save_checkpoint
 from prunus.training.files import append_line, read_json, read_lines, write_atomically, write_json, write_lines
 
 SCHEMA = "prunus-run/1"
-OURS = ("state", "recipe.yaml", "log.jsonl", "sensitivity.jsonl", "sensitivity.svg", "report.json", "report.html")
+OURS = (
+    *("state", "recipe.yaml", "log.jsonl", "report.json", "report.html"),
+    *(f"sensitivity.{ending}" for ending in ("jsonl", "json", "csv", "svg", "slopes.svg", "heat.svg", "html")),
+)
 
 
 class RunFolder:
@@ -142,7 +145,8 @@ def differences(there: Any, here: Any, path: str = "") -> Iterator[tuple[str, An
 
 def _remove_run(root: Path, found: Mapping[str, Any]) -> None:
     """Remove what a run left, and nothing else. run.json goes last: a kill in between leaves it ours."""
-    for name in (*OURS[1:], *_saved(found["recipe"])):
+    others = (path.name for path in root.glob("sensitivity-*.jsonl"))  # cells of other granularities and criteria
+    for name in (*OURS[1:], *_saved(found["recipe"]), *others):
         (root / name).unlink(missing_ok=True)
     shutil.rmtree(root / "state")
 

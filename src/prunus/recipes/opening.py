@@ -14,7 +14,7 @@ from prunus.recipes.folder import RunFolder
 from prunus.recipes.load import check
 from prunus.recipes.overrides import override
 from prunus.recipes.schema import Recipe
-from prunus.yaml_source import read_source
+from prunus.yaml_source import parse_source, read_source
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,11 @@ class Opened:
     recipe: Recipe
     text: str
     folders: tuple[Path, ...]
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """What the recipe says, without defaults."""
+        return parse_source(self.text, "recipe").values
 
 
 def open_recipe(path: Path | str, settings: Sequence[str] = (), *, out: str | None = None) -> Opened:

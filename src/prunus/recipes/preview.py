@@ -56,6 +56,7 @@ def _plan(graph: Graph, policy: Policy) -> Plan:
         allocation=policy.allocation,
         targets=policy.targets,
         round_to=policy.round_to,
+        max_ratio=policy.max_ratio,
     )
 
 

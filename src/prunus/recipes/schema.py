@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from prunus.axes import Inexact
+from prunus.errors import InputError
 from prunus.recipes import words
 
 VERSION = 1
@@ -114,6 +115,18 @@ class Sensitivity(_Part):
     granularity: Granularity = "filter"
     criterion: Criterion = "l1"
     targets: Targets = "*"
+    max_drop: Annotated[float, Field(ge=0)] | None = Field(
+        default=None, description="what each target alone may lose of the metric, for the schedule that is written"
+    )
+    target: Annotated[str, BeforeValidator(words.budget)] | None = Field(
+        default=None, description="or the budget that the schedule meets: macs=0.5, params=0.4, sparsity=0.9"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Sensitivity:
+        if self.max_drop is not None and self.target is not None:
+            raise InputError("give either max_drop or target: how much may be lost, or how much has to go")
+        return self
 
 
 class Policy(_Part):
@@ -126,7 +139,8 @@ class Policy(_Part):
     allocation: Annotated[Any, BeforeValidator(words.allocation), WithJsonSchema(_TEXT_OR_MAP)] = "uniform"
     schedule: Annotated[Any, BeforeValidator(words.schedule), WithJsonSchema(_TEXT_OR_MAP)]
     solver: Solver | None = Field(default=None, description="mend what is left at once: lstsq, admm, sparsegpt, …")
-    round_to: Annotated[int, Field(ge=1)] = 1
+    round_to: Annotated[int, Field(ge=1)] | Literal["auto"] = 1
+    max_ratio: Annotated[float, Field(gt=0, le=1)] = 1.0
 
     @model_validator(mode="after")
     def _check(self) -> Policy:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
@@ -16,7 +16,7 @@ from prunus.masks import MaskSet
 from prunus.plans import Plan, record_of
 from prunus.recipes.epochs import Row, Stage, make_optimizer, make_rate, run_epochs
 from prunus.recipes.policies import build_scheduler, calibration
-from prunus.recipes.schema import RegularizedLoop
+from prunus.recipes.schema import RegularizedLoop, Sensitivity
 from prunus.recipes.session import TRACED, Costing, Session
 from prunus.regularizers import Regularizers, regularizer
 from prunus.sensitivity import Curves, perform_sensitivity_analysis
@@ -65,8 +65,11 @@ def find_structure(session: Session, model: nn.Module) -> Graph | None:
 def sensitivity(session: Session, model: nn.Module, graph: Graph | None) -> Curves | None:
     """Prune each target alone and judge it on validation data; every finished cell is kept."""
     wanted = session.recipe.sensitivity
-    if wanted is None:
-        return None
+    return None if wanted is None else measure_curves(session, model, graph, wanted, "sensitivity.jsonl")
+
+
+def measure_curves(session: Session, model: nn.Module, graph: Graph | None, wanted: Sensitivity, store: str) -> Curves:
+    """Analyse a model; its costs are those of one sample. store: the file of cells in the run's folder."""
     # How many cells there are is known at the first of them.
     with session.reporter.bar("sensitivity", 1) as bar:
         curves = perform_sensitivity_analysis(
@@ -77,12 +80,12 @@ def sensitivity(session: Session, model: nn.Module, graph: Graph | None) -> Curv
             criterion=wanted.criterion,
             targets=wanted.targets,
             graph=graph,
-            store=session.folder.path("sensitivity.jsonl"),
+            store=session.folder.path(store),
             data=calibration(session),
             progress=bar.at,
         )
     session.reporter.say(str(curves).rstrip())
-    return curves
+    return curves if curves.costs is None else replace(curves, costs=replace(curves.costs, samples=TRACED))
 
 
 @dataclass(frozen=True)

@@ -109,6 +109,12 @@ def allocation(value: Any) -> Any:
     return value
 
 
+def budget(value: Any) -> Any:
+    """`macs=0.5`, `params<=2e6`, `sparsity=0.9`."""
+    prunus.allocation.parse_budget(_text(value, "a budget, such as macs=0.5"))
+    return value
+
+
 def schedule(value: Any) -> Any:
     """`{kind: agp, final: 0.5, begin: 0ep, end: 3ep}`, …"""
     if not isinstance(value, dict):

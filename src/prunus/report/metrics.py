@@ -6,11 +6,11 @@ import re
 
 from prunus.report import formats
 from prunus.report.facts import Facts
+from prunus.sensitivity import mode_of
 
 _FRACTION = re.compile(
     r"^(top_?\d+|acc(uracy)?|balanced_accuracy|precision|recall|f1|auroc|iou|m?ap)(_.*)?$", re.IGNORECASE
 )
-_LOWER = re.compile(r"(loss|error|err|perplexity|ppl|mae|mse|rmse|wer|cer|nll)$", re.IGNORECASE)
 
 
 def is_fraction(name: str) -> bool:
@@ -20,7 +20,7 @@ def is_fraction(name: str) -> bool:
 
 def higher_is_better(name: str) -> bool:
     """False for losses, errors and perplexities."""
-    return _LOWER.search(name) is None
+    return mode_of(name) == "max"
 
 
 def value(name: str, number: float | None) -> str:

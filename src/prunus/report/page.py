@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from prunus.errors import PrunusError
+from prunus.palette import palette
 from prunus.report import charts, counting, formats, metrics, rows
 from prunus.report.facts import Facts, Sensitivity
 
@@ -79,7 +80,7 @@ def _context(facts: Facts) -> dict[str, Any]:
     drawing = charts.sensitivity(curves) if curves else ""
     return {
         "facts": facts,
-        "css": _Safe(_read("report.css")),
+        "css": _Safe(palette() + _read("report.css")),
         "tiles": list(_tiles(facts)),
         "sections": rows.sections(facts),
         "parts": list(_parts(facts)),

@@ -1,6 +1,6 @@
 """What must be observed: statistics of inputs, gradients and curvature, collected once for all who need them."""
 
-from prunus.statistics import blocks, curvature, flow, gradients, inputs  # noqa: F401  (their names are registered)
+from prunus.statistics import blocks, curvature, experts, flow, gradients, inputs  # noqa: F401  (their names are registered)
 from prunus.statistics.batchnorm import recalibrate_
 from prunus.statistics.calibration import Batch, Calibration, Loss, calibration
 from prunus.statistics.collect import Requests, collect

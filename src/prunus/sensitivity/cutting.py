@@ -1,0 +1,57 @@
+"""Ratios where a line cuts the curves: one per target, or one per stage."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from prunus.allocation import check_ratio
+from prunus.errors import InputError, NameNotFound
+from prunus.sensitivity.costs import Costs
+
+Mode = Literal["max", "min"]
+
+_LOWER = re.compile(r"(loss|error|err|perplexity|ppl|mae|mse|rmse|wer|cer|nll)$", re.IGNORECASE)
+
+
+def mode_of(metric: str) -> Mode:
+    """Return `min` for losses, errors and perplexities, by their name."""
+    return "min" if _LOWER.search(metric) else "max"
+
+
+def check_mode(mode: str) -> float:
+    """Return 1 for `max`, -1 for `min`, by which a metric is multiplied so that more is better."""
+    if mode not in ("max", "min"):
+        raise NameNotFound.of("mode", str(mode), ("max", "min"))
+    return 1.0 if mode == "max" else -1.0
+
+
+def check_drop(max_drop: object) -> float:
+    """Return a drop that may be accepted, at least 0."""
+    if isinstance(max_drop, bool) or not isinstance(max_drop, (int, float)) or not max_drop >= 0:
+        raise InputError(f"max_drop is {max_drop!r}; a number of at least 0 is wanted, in the metric's own unit")
+    return float(max_drop)
+
+
+def cut(levels: Sequence[float], drops: Sequence[float], most: float) -> float:
+    """Return where the piecewise linear drop, 0 at level 0, first exceeds `most`."""
+    before, fallen = 0.0, 0.0
+    for level, drop in zip(levels, drops, strict=True):
+        if not drop <= most:
+            share = (most - fallen) / (drop - fallen) if math.isfinite(drop) else 0.0
+            return before + share * (level - before)
+        before, fallen = level, drop
+    return before
+
+
+def by_stage(ratios: Mapping[str, float], costs: Costs | None, skip: float) -> dict[str, float]:
+    """Give every target the smallest ratio of its stage; those below `skip` keep all, and hold nobody back."""
+    check_ratio("skip", skip)
+    stages = {} if costs is None else {name: costs.targets[name].stage for name in ratios}
+    if not all(stages.get(name) for name in ratios):
+        raise InputError("per_stage needs the sizes of feature maps; analyse again with graph=, from prunus.trace")
+    bearing = {name: ratio for name, ratio in ratios.items() if ratio >= skip}
+    common = {stage: min(r for n, r in bearing.items() if stages[n] == stage) for stage in map(stages.get, bearing)}
+    return {name: common[stages[name]] if name in bearing else 0.0 for name in ratios}
