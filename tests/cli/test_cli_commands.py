@@ -34,7 +34,7 @@ def test_help_and_version_do_not_import_torch():
 
 def test_the_set_of_commands_and_options_grows_on_purpose():
     assert {command.name for command in app.registered_commands} == {
-        "quickstart", "run", "sensitivity", "inspect", "verify", "report", "schema", "version",
+        "quickstart", "run", "sensitivity", "search", "inspect", "verify", "report", "schema", "version",
     }  # fmt: skip
     found = invoke("run", "--help").output
     for option in ("--set", "--out", "--dry-run", "--fresh", "--resume"):

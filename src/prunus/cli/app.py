@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from prunus.cli import inspect, quickstart, report, run, schema, sensitivity, verify, version
+from prunus.cli import inspect, quickstart, report, run, schema, search, sensitivity, verify, version
 
 app = typer.Typer(
     name="prunus",
@@ -22,6 +22,7 @@ for name, module in {
     "quickstart": quickstart,
     "run": run,
     "sensitivity": sensitivity,
+    "search": search,
     "inspect": inspect,
     "verify": verify,
     "report": report,

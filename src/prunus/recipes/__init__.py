@@ -8,6 +8,7 @@ from prunus.recipes.opening import Opened, open_recipe, read_facts
 from prunus.recipes.packaged import quickstart
 from prunus.recipes.preview import preview
 from prunus.recipes.schema import Recipe, json_schema
+from prunus.recipes.searching import Searched, search_recipe
 from prunus.recipes.verification import verify_file
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "Opened",
     "Recipe",
     "Result",
+    "Searched",
     "analyse",
     "inspect_model",
     "json_schema",
@@ -25,5 +27,6 @@ __all__ = [
     "quickstart",
     "read_facts",
     "run",
+    "search_recipe",
     "verify_file",
 ]

@@ -1,0 +1,200 @@
+"""`prunus search`: the ratios of a recipe's policy, found against a budget, and the recipe that has them.
+
+<out>/search/<method>-<budget>-<seed>/
+    search.jsonl     every candidate; beside it the method's state
+    front.svg, learning.svg
+    searched.yaml    the recipe with the ratios found
+    run/             where that recipe runs; the trained weights lie there already
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import nn
+
+from prunus.allocation import parse_budget
+from prunus.errors import InputError
+from prunus.recipes import stages
+from prunus.recipes.epochs import make_optimizer
+from prunus.recipes.folder import open_folder
+from prunus.recipes.opening import Opened, open_recipe
+from prunus.recipes.parts import find_parts
+from prunus.recipes.policies import calibration
+from prunus.recipes.rehearsal import rehearse
+from prunus.recipes.schema import Policy, Recipe
+from prunus.recipes.session import Session, set_threads
+from prunus.search import SearchResult, find_method, search
+from prunus.training import Reporter, Silent, recalibrate_, reseed, train_epoch
+
+
+@dataclass(frozen=True)
+class Searched:
+    """What a search left. recipe: the file with the ratios found; pictures: those that could be drawn."""
+
+    result: SearchResult
+    recipe: Path
+    pictures: tuple[Path, ...]
+
+
+def search_recipe(
+    opened: Opened,
+    *,
+    method: str,
+    target: str,
+    trials: int | None = None,
+    seed: int | None = None,
+    steps: int = 10,
+    fresh: bool = False,
+    reporter: Reporter | None = None,
+) -> Searched:
+    """Train the recipe's model, or read it where it was trained, and search the ratios of its policy.
+
+    seed: the recipe's by default. steps: batches on which netadapt trains each candidate; 0 leaves that out.
+    fresh: begin the search anew; the trained model stays.
+    Raises InputError for a recipe of several policies, and as `prunus.search.search` does.
+    """
+    reporter, recipe = reporter or Silent(), opened.recipe
+    policy, seed = _policy(recipe), recipe.seed if seed is None else seed
+    name = f"{find_method(method, trials).name}-{_slug(str(parse_budget(target)))}-{seed}"
+    folder = open_folder(Path(recipe.out), recipe.plain())
+    threads = set_threads(recipe.threads)
+    try:
+        session = Session(recipe, find_parts(recipe, opened.folders), folder, reporter)
+        if folder.earlier is None:
+            rehearse(session)
+        folder.claim(recipe.plain(), opened.text)
+        place = folder.path("search") / name
+        if fresh:
+            shutil.rmtree(place, ignore_errors=True)
+        place.mkdir(parents=True, exist_ok=True)
+        model, _ = stages.train(session)
+        with reporter.bar("search", 1) as bar:
+            result = search(
+                model.eval(),
+                session.example,
+                _Judge(session),
+                method=method,
+                target=target,
+                trials=trials,
+                seed=seed,
+                mode="min" if recipe.metrics[0] == "loss" else "max",
+                granularity=policy.granularity,
+                criterion=policy.criterion,
+                targets=policy.targets,
+                round_to=policy.round_to,
+                store=place / "search.jsonl",
+                data=calibration(session),
+                progress=bar.at,
+                train=partial(_short, session, steps) if method == "netadapt" and steps else None,
+            )
+        return Searched(result, _write(opened, result, place), _draw(result, place, reporter))
+    finally:
+        set_threads(threads)
+
+
+def _policy(recipe: Recipe) -> Policy:
+    if len(recipe.prune.policies) > 1:
+        raise InputError(
+            f"prunus search finds the ratios of one policy, but prune.policies has {len(recipe.prune.policies)}; leave "
+            "one, and search the others after it"
+        )
+    if recipe.prune.inexact != "forbid":
+        raise InputError(f"prunus search knows inexact: forbid only, not {recipe.prune.inexact}")
+    return recipe.prune.policies[0]
+
+
+class _Judge:
+    """Validation metrics as the run will measure them: with batch norms anew where the recipe says so."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._batches = list(calibration(session).data) if session.recipe.finish.recalibrate else []
+
+    def __call__(self, model: nn.Module) -> dict[str, float]:
+        """Return the metrics, the judged one first."""
+        if self._batches:
+            recalibrate_(model, self._batches, device=self._session.parts.device)
+        return self._session.parts.evaluate(model, "validation")
+
+
+def _short(session: Session, steps: int, model: nn.Module) -> None:
+    """Train a candidate on a few batches; which ones follows from torch's seed, also where a loader has its own."""
+    train, words = session.parts.data.train, session.recipe.prune
+    reseed(int(torch.randint(2**31, ())), "short", 0, train)
+    optimizer = make_optimizer(session, "prune", words, model)
+    parts = session.parts
+    train_epoch(model, _First(train, steps), optimizer, parts.loss, where="a candidate", device=parts.device)
+
+
+@dataclass(frozen=True)
+class _First:
+    """The first batches of a loader."""
+
+    loader: Any
+    count: int
+
+    def __iter__(self) -> Iterator[Any]:
+        return islice(iter(self.loader), self.count)
+
+
+def _write(opened: Opened, result: SearchResult, place: Path) -> Path:
+    """Write the recipe with the ratios found, and make its folder, with the trained weights in it."""
+    path = place / "searched.yaml"
+    values = _without_none(opened.recipe.plain())
+    best = result.best
+    values["name"] = f"{values.get('name', opened.recipe.model.factory)} ({result.method}, {result.budget})"
+    values["out"] = str(place / "run")
+    values["prune"]["policies"][0]["allocation"] = {"per_layer": result.ratios() or {"*": 0.0}}
+    for key in ("model", "data"):
+        values[key]["factory"] = _seen_from(place, values[key]["factory"], opened.folders)
+    values["loss"] = _seen_from(place, values["loss"], opened.folders)
+    values["metrics"] = [_seen_from(place, name, opened.folders) for name in values["metrics"]]
+    head = f"# {result.method} for {result.budget}: trial {best.number}, {best.share:.3f} left, {best.metric:.4g}\n"
+    path.write_text(head + yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    found = open_recipe(path)
+    run = open_folder(place / "run", found.recipe.plain(), fresh=True)
+    run.claim(found.recipe.plain(), found.text)
+    trained = Path(opened.recipe.out) / "state" / "train.safetensors"
+    shutil.copyfile(trained, place / "run" / "state" / "train.safetensors")
+    return path
+
+
+def _draw(result: SearchResult, place: Path, reporter: Reporter) -> tuple[Path, ...]:
+    front, learning = place / "front.svg", place / "learning.svg"
+    try:
+        result.plot(front)
+        result.plot_learning(learning)
+    except InputError as error:
+        reporter.say(f"no pictures: {error}")
+        return ()
+    return front, learning
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^\w.]+", "-", text)
+
+
+def _seen_from(place: Path, name: str, folders: tuple[Path, ...]) -> str:
+    """Name a function of a file, `file.py:function`, from another folder; other names stay."""
+    file, colon, function = name.rpartition(":")
+    found = next((folder / file for folder in folders if (folder / file).is_file()), None)
+    if not colon or not file.endswith(".py") or Path(file).is_absolute() or found is None:
+        return name
+    return f"{os.path.relpath(found, place)}:{function}"
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_none(item) for key, item in value.items() if item is not None}
+    return [_without_none(item) for item in value] if isinstance(value, list) else value
