@@ -13,7 +13,6 @@ from prunus import prune, zoo
 from prunus.axes import Graph, trace
 from prunus.costs import energy, energy_of_structure, macs
 from prunus.errors import InputError, NameNotFound
-from prunus.granularity import granularity, weight_targets
 from prunus.oneshot import plan
 from prunus.oneshot.latency import TOLERANCE
 from prunus.runtimes import device, register_device, step_for
@@ -132,7 +131,6 @@ def test_the_energy_of_a_structure_is_that_of_the_model_built_so(name: str) -> N
 @pytest.mark.parametrize("name", ["resnet20", "vit_cifar"])
 def test_every_allocator_meets_every_budget_to_one_percent(name: str, allocation: Any) -> None:
     graph = traced(name)
-    elements = sum(t.num_units for t in weight_targets(graph.model, granularity("element"), "*"))
     for quantity in ("macs", "params", "bytes", "energy"):
         sizes = plan(graph, target=f"{quantity}=0.5", allocation=allocation).sizes
         if quantity == "energy":

@@ -10,14 +10,14 @@ from typing import Any, get_args
 import torch
 from torch import nn
 
-from prunus.allocation import Budget, parse_budget
+from prunus.allocation import Budget, RoundTo, parse_budget
 from prunus.allocation.rulers import ruler_of
 from prunus.axes import Graph, trace, unwrapped
 from prunus.criteria import Criterion
 from prunus.criteria import criterion as read_criterion
 from prunus.errors import InputError, NameNotFound
 from prunus.executors import Executor, find_executor
-from prunus.granularity import Granularity, TargetSpec
+from prunus.granularity import COUPLED, Granularity, TargetSpec
 from prunus.granularity import granularity as read_granularity
 from prunus.plans import Plan
 from prunus.search.amc import AMC
@@ -58,7 +58,7 @@ def search(
     criterion: str | Criterion = "l2",
     targets: TargetSpec = "*",
     protect: TargetSpec = (),
-    round_to: int = 1,
+    round_to: RoundTo | None = None,
     most: float | None = None,
     store: str | os.PathLike[str] | None = None,
     train: Train | None = None,
@@ -97,7 +97,8 @@ def search(
     _check_help(chosen, kind, train, solver, seen)
     with torch.no_grad():
         graph = trace(unwrapped(model), args, kwargs)
-    space = find_space(graph, kind, rank, targets=targets, protect=protect, round_to=round_to, most=most, seen=seen)
+    step: RoundTo = round_to or ("auto" if budget.quantity == "latency" and kind.name in COUPLED else 1)
+    space = find_space(graph, kind, rank, targets=targets, protect=protect, round_to=step, most=most, seen=seen)
     price = ruler_of(graph, budget, kind, space.targets, space.scored) if ruler is None else ruler
     meter = Meter(budget, space.knobs, price)
     meter.check()

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prunus.allocation import ScoredTarget, check_ratio, num_pruned
+from prunus.allocation import RoundTo, ScoredTarget, check_ratio, num_pruned
 from prunus.axes import Graph
 from prunus.criteria import Criterion, collect_for, score_target
 from prunus.errors import InputError
@@ -100,7 +100,7 @@ def find_space(
     *,
     targets: TargetSpec = "*",
     protect: TargetSpec = (),
-    round_to: int = 1,
+    round_to: RoundTo = 1,
     most: float | None = None,
     seen: Calibration | None = None,
 ) -> Space:
