@@ -17,7 +17,7 @@ from prunus.granularity.kinds import (
     granularity,
     unpermuted,
 )
-from prunus.granularity.names import TargetSpec, as_list, read
+from prunus.granularity.names import TargetSpec, as_list, read, with_protection
 from prunus.granularity.patterns import Pattern, PatternUnits, Tetris, pattern_library
 from prunus.granularity.permutation import kept_saliency, permutation_for
 from prunus.granularity.targets import (
@@ -73,4 +73,5 @@ __all__ = [
     "read",
     "unpermuted",
     "weight_targets",
+    "with_protection",
 ]

@@ -119,6 +119,14 @@ def as_list(items: object) -> list[Any]:
     return list(items) if isinstance(items, Sequence) and not isinstance(items, str) else [items]
 
 
+def with_protection(targets: TargetSpec, protect: TargetSpec) -> TargetSpec:
+    """Return the targets without what is protected."""
+    if not protect:
+        return targets
+    fields = dict(targets) if isinstance(targets, Mapping) else {"name": targets}
+    return {**fields, "exclude": [*as_list(fields.get("exclude", [])), *as_list(protect)]}
+
+
 def resolve(entries: Sequence[Entry], spec: TargetSpec) -> Selection:
     """Find the parameters that a spec means by names and types; see `read`.
 

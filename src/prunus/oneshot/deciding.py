@@ -30,10 +30,10 @@ from prunus.granularity import (
     Depth,
     Granularity,
     TargetSpec,
-    as_list,
     block_target,
     find_targets,
     granularity,
+    with_protection,
 )
 from prunus.oneshot.budgets import meet
 from prunus.oneshot.latency import meet_latency
@@ -126,11 +126,3 @@ def plan(
 
 
 _granularity, _criterion = granularity, criterion  # the arguments above carry the same names
-
-
-def with_protection(targets: TargetSpec, protect: TargetSpec) -> TargetSpec:
-    """Return the targets without what is protected."""
-    if not protect:
-        return targets
-    fields = dict(targets) if isinstance(targets, Mapping) else {"name": targets}
-    return {**fields, "exclude": [*as_list(fields.get("exclude", [])), *as_list(protect)]}

@@ -17,8 +17,9 @@ from prunus.granularity import (
     Granularity,
     granularity,
     group_targets,
+    with_protection,
 )
-from prunus.oneshot.deciding import plan, with_protection
+from prunus.oneshot.deciding import plan
 from prunus.permuting import Permutation, permuted
 from prunus.plans import Plan
 from prunus.solvers import Mending, Propagate, Reconstruction, Selector, Solver, mend_, reconstruct_, regress_
