@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=2 python benchmarks/solver_limits.py [--sizes 256 512 1024 2048 4096] [--solvers alps admm]
         [--limit 900] [--out benchmarks/results/solver_limits.md]
 
-Rows of OUT that are not measured anew are kept.
+Rows of OUT that are not measured anew are kept; each says how many threads it had.
 
 W is n × n, Gaussian; X has 8192 rows, Gaussian, float32; half of the weights are kept. Sizes at which
 a solver takes hours are not run: `lstsq` with another mask in every row and `obs` grow 16-fold per doubling.
@@ -52,11 +52,11 @@ CASES = {
     "lstsq, one mask for all rows": Case("lstsq", "shared", lambda n: 0.5**3 / 3 * n**3 + 3 * n**3, torch.float64),
     "lstsq, another mask in every row": Case("lstsq", "random", lambda n: n * (n / 2) ** 3 / 3, torch.float64, 1024),
     "admm": Case("admm", "random", lambda n: 2 * 20 * n**3, torch.float32),
-    "admm(gradual=yes)": Case("admm(gradual=yes)", "chosen", lambda n: 2 * 20 * n**3, torch.float32, 2048),
+    "admm(gradual=yes)": Case("admm(gradual=yes)", "chosen", lambda n: 2 * 20 * n**3, torch.float32),
     "sparsegpt": Case("sparsegpt", "chosen", lambda n: n**3 + n**3, torch.float32),
     "alps": Case("alps", "chosen", lambda n: (9 + 2 * ROUNDS + 2 * ROUNDS / 3 + 2 * 10) * n**3, torch.float32),
-    "swaps": Case("swaps", "chosen", lambda n: n * (n / 8) * n**2 / 4, torch.float64, 512),
-    "obs": Case("obs", "chosen", lambda n: 2 * n**4, torch.float64, 256),
+    "swaps": Case("swaps", "chosen", lambda n: n * (n / 8) * n**2 / 4, torch.float64, 2048),
+    "obs": Case("obs", "chosen", lambda n: 2 * n**4, torch.float64, 1024),
 }
 
 
@@ -104,20 +104,20 @@ def one(name: str, n: int) -> dict[str, float]:
 def measured(name: str, n: int, limit: float) -> str:
     """The row of a case, from a fresh process."""
     case = CASES[name]
-    gflop = f"{case.flops(n) / 1e9:,.0f}"
+    gflop, threads = f"{case.flops(n) / 1e9:,.0f}", torch.get_num_threads()
     if n > case.largest:
-        return f"| {name} | {n} | {gflop} | not run | | | | |"
+        return f"| {name} | {n} | {gflop} | not run | | | | | |"
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     command = [sys.executable, __file__, "--one", name, "--sizes", str(n)]
     try:
         run = subprocess.run(command, capture_output=True, text=True, check=True, timeout=limit)
     except subprocess.TimeoutExpired:
         spent = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before
-        return f"| {name} | {n} | {gflop} | | stopped at {limit:.0f} | {spent:.0f} so far | | |"
+        return f"| {name} | {n} | {gflop} | | stopped at {limit:.0f} | {spent:.0f} so far | | | {threads} |"
     f = json.loads(run.stdout.splitlines()[-1])
     return (
         f"| {name} | {n} | {gflop} | {f['least']:.1f} | {f['wall']:.1f} | {f['cpu']:.1f} | {f['memory']:,.0f} "
-        f"| {f['error']:.4f} |"
+        f"| {f['error']:.4f} | {threads} |"
     )
 
 
@@ -132,19 +132,18 @@ def head() -> list[str]:
     return [
         "# Limits of solvers: one n × n layer, half of its weights kept",
         "",
-        f"`OMP_NUM_THREADS={torch.get_num_threads()} python benchmarks/solver_limits.py`; Gaussian W and X, {ROWS} rows"
-        " of X, float32.",
+        f"`python benchmarks/solver_limits.py`; Gaussian W and X, {ROWS} rows of X, float32.",
         f"Each row is a fresh process. **The machine was busy with other work** (load {os.getloadavg()[0]:.0f} on "
         f"{os.cpu_count()} cores at the end): wall seconds are too long, CPU seconds nearer to the truth.",
         "",
-        *(f"* {name}: {value}" for name, value in costs.environment().items()),
+        *(f"* {name}: {value}" for name, value in costs.environment().items() if name != "threads"),
         "",
         "GFLOP: what the method cannot do without; least: these at the rate of a matrix product of the same dtype,",
         "measured in the same process (wall, on all threads). Memory: the peak above torch, W, G and the mask.",
         "Not run: too long; `lstsq` with another mask in every row and `obs` take 16 times as long per doubling.",
         "",
-        "| solver | n | GFLOP | least s | wall s | CPU s | memory MB | relative error |",
-        "|---|---|---|---|---|---|---|---|",
+        "| solver | n | GFLOP | least s | wall s | CPU s | memory MB | relative error | threads |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
 
 

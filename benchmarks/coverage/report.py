@@ -36,6 +36,7 @@ def markdown(lines: Sequence[Line], peer: Sequence[Line], command: str, limit: f
         "## By library",
         table(("", "cases", "covered", "", "own class", "graph", *WORDS), [by_library(lines, x) for x in SCOPES]),
         policies(lines),
+        spared(lines),
         f"{exported(lines)} cases went to ONNX; {not_applicable(lines)} more cannot be exported by torch even before"
         " they are thinned, and for them this stage does not count.",
         "## Seconds",
@@ -56,6 +57,15 @@ def policies(lines: Sequence[Line]) -> str:
         f"{', '.join(named['compensate']) or 'none'}. With `allow` (weight standardisation or norms over what is left, "
         f"another function than the masked model, so the sweep's own comparison is left out): "
         f"{', '.join(named['allow']) or 'none'}."
+    )
+
+
+def spared(lines: Sequence[Line]) -> str:
+    """Say which models keep groups whole because their class spells out how many units those have."""
+    named = [f"{x['case']} ({n})" for x in lines if (n := worst(x).get("spared"))]
+    return (
+        "Values decide what these run, and their class spells out the size of the groups counted here, which stay"
+        f" whole, by name, while the rest is thinned, as `prunus.prune` does: {', '.join(named) or 'none'}."
     )
 
 

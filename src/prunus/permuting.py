@@ -12,7 +12,15 @@ from torch import Tensor, nn
 from prunus.axes import Graph, Member, copied
 from prunus.criteria import Criterion, collect_for, criterion, score_target
 from prunus.errors import InputError
-from prunus.granularity import NM, TargetSpec, granularity, kept_saliency, permutation_for, weight_targets
+from prunus.granularity import (
+    NM,
+    TargetSpec,
+    TurnedUnits,
+    granularity,
+    kept_saliency,
+    permutation_for,
+    weight_targets,
+)
 from prunus.plans import Proof, fixed_order, named_state, reorder_
 from prunus.statistics import Loss, calibration
 
@@ -38,6 +46,15 @@ class Permutation:
     orders: Mapping[str, Tensor]
     fixed: Mapping[str, str]
     proof: Proof | None
+
+    @property
+    def summary(self) -> str:
+        """How many weights keep more than before, and by how much of their saliency in the mean."""
+        gains = [kept.after - kept.before for name, kept in self.kept.items() if name not in self.fixed]
+        if not gains:
+            return "no weight's inputs could be reordered"
+        mean = sum(gains) / len(gains)
+        return f"the inputs of {len(gains)} of {len(self.kept)} weights reordered, {mean:+.1%} of their saliency kept"
 
     def __str__(self) -> str:
         return "\n".join(
@@ -70,16 +87,22 @@ def permuted(
     kind, judge = _read(granularity), _judge(criterion)
     if not isinstance(kind, NM):
         raise InputError(f"granularity is {kind.name!r}; only n:m, such as 2:4, depends on the order of inputs")
+    kind = kind.plain
     tensors, chosen = named_state(graph.model), weight_targets(graph.model, kind, targets)
     seen = collect_for(graph.model, judge, chosen, calibration(data, loss))
+    turned = {t.name: t.parts[0].units for t in chosen if isinstance(t.parts[0].units, TurnedUnits)}
     scores = {
-        target.name: score_target(target, tensors, judge, seen).reshape(tensors[target.name].shape) for target in chosen
+        t.name: score_target(t, tensors, judge, seen).reshape(
+            turned[t.name].seen if t.name in turned else tensors[t.name].shape
+        )
+        for t in chosen
     }
+    inputs = {name: 0 if name in turned else 1 for name in scores}
     readers: dict[str, list[Member]] = {}
     orders: dict[str, Tensor] = {}
     stays: dict[str, str] = {}
     for group in graph.groups:
-        reading = [m for m in group.members if m.dim == 1 and m.param in scores]
+        reading = [m for m in group.members if m.dim == inputs.get(m.param)]
         if not reading:
             continue
         why = fixed_order(graph, group.name) or _misfit(reading, scores, kind.m)
@@ -90,7 +113,7 @@ def permuted(
             stacked = torch.cat([_rows(scores[m.param].narrow(1, int(m.index[0]), group.size)) for m in reading])
             orders[group.name] = permutation_for(stacked, kind.n, kind.m).cpu()
     moved = {m.param for reading in readers.values() for m in reading}
-    fixed = {name: stays.get(name) or graph.why(name, 1) for name in scores if name not in moved}
+    fixed = {name: stays.get(name) or graph.why(name, inputs[name]) for name in scores if name not in moved}
     model = copied(graph.model)
     proof = reorder_(model, graph, orders) if orders else None
     kept = {name: _kept(kind, scores[name], _columns(name, scores, readers, orders)) for name in scores}

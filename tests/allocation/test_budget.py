@@ -28,7 +28,7 @@ def test_budgets_read(spec, expected):
     ("spec", "error", "words"),
     [
         ("mac=0.5", NameNotFound, "did you mean macs"),
-        ("latency=0.6", NameNotFound, "known: macs, params, bytes, nnz, sparsity"),
+        ("speed=0.6", NameNotFound, "known: macs, params, bytes, nnz, sparsity, energy, latency"),
         ("macs=half", InputError, "share such as 0.5"),
         ("macs=50%", InputError, "share such as 0.5"),
         ("macs=0", InputError, "share"),

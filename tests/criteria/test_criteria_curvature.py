@@ -242,8 +242,11 @@ def test_woodfisher_is_the_saliency_by_the_dense_inverse_of_each_block():
     model, data = tiny(), labelled(2)
     rows = [(x[i : i + 1], y[i : i + 1]) for x, y in data for i in range(len(x))]
     slopes = torch.stack([torch.autograd.functional.jacobian(loss_of(model, [r]), flat_weights(model)) for r in rows])
-    whole = slopes.T @ slopes / len(rows) + 1e-3 * torch.eye(8)
-    inverse = torch.cat([torch.linalg.inv(whole[b][:, b]).diagonal() for b in torch.arange(8).split([3, 1, 3, 1])])
+    whole = slopes.T @ slopes / len(rows)
+    blocks = [whole[b][:, b] for b in torch.arange(8).split([3, 1, 3, 1])]
+    inverse = torch.cat(
+        [torch.linalg.inv(b + 1e-3 * b.diagonal().mean() * torch.eye(len(b))).diagonal() for b in blocks]
+    )
     scores = scores_of(model, "woodfisher(block=3, damp=0.001)", data, functional.cross_entropy)
     torch.testing.assert_close(flat(scores), flat_weights(model).square() / (2 * inverse), rtol=1e-6, atol=0)
     units = scores_of(model, "woodfisher(block=3, damp=0.001)", data, functional.cross_entropy, "filter")

@@ -233,10 +233,10 @@ def test_prune_measures_latency_of_both_on_request() -> None:
 
 def test_the_report_names_channel_counts_that_runtimes_dislike() -> None:
     model = nn.Sequential(nn.Conv2d(3, 32, 1), nn.ReLU(), nn.Conv2d(32, 8, 1), nn.ReLU(), nn.Conv2d(8, 2, 1))
-    said = "no multiple of 16 now: 1, such as 0 (20); runtimes are often slower there: try round_to=16"
+    said = "now: 1, such as 0 (20, no multiple of 8); runtimes are often slower there: try round_to='auto'"
     _, report = prune(model, images(), ratio=0.375, measure_latency=False)  # 20 of 32, 5 of 8: 8 was uneven before
     assert said in str(report)
-    _, report = prune(model, images(), ratio=0.5, measure_latency=False, round_to=16)
+    _, report = prune(model, images(), ratio=0.5, measure_latency=False, round_to="auto")
     assert "no multiple" not in str(report)
 
 

@@ -107,12 +107,24 @@ def test_odd_channel_counts_are_blamed_where_there_are_any_and_nothing_was_gaine
     sizes = [("conv1", "channel", 32, 19), ("conv2", "channel", 24, 13), ("fc", "feature", 64, 37)]
     facts["groups"] = [dict(zip(("name", "kind", "size", "kept"), row, strict=True)) for row in sizes]
     (said,) = (sentence for sentence in verdict(facts) if sentence.startswith("It got"))
-    reason = "1 channel count is no multiple of 16 any more, such as conv1 (32 → 19), and kernels of onnxruntime are "
-    assert said.endswith(f": {reason}often slower there; try round_to: 16.")
-    facts["groups"][0]["kept"] = 16
+    reason = (
+        "2 channel counts are between the steps of kernels now, such as conv1 (32 → 19, no multiple of 8), and kernels"
+    )
+    assert said.endswith(f": {reason} of onnxruntime are often slower there; try round_to: auto.")
+    facts["groups"][0]["kept"], facts["groups"][1]["kept"] = 24, 12
     (said,) = (sentence for sentence in verdict(facts) if sentence.startswith("It got"))
     assert "round_to" not in said
     assert ("calls and memory traffic" in said) == (paired == 1.0)
+
+
+@pytest.mark.parametrize(("kept", "blamed"), [(19, True), (24, False)])
+def test_odd_channel_counts_are_blamed_where_less_was_gained_than_macs_promise(kept, blamed):
+    facts = realistic()
+    facts["groups"] = [{"name": "conv1", "kind": "channel", "size": 32, "kept": kept}]
+    said = verdict(facts)[1]
+    assert "latency efficiency 55 %" in said
+    assert ("conv1 (32 → 19, no multiple of 8)" in said) == blamed
+    assert ("calls and memory traffic" in said) != blamed
 
 
 def test_a_run_that_changed_nothing_says_so():

@@ -237,3 +237,15 @@ def test_heat_table_shades_by_the_drop_from_the_dense_value(tmp_path):
     page = page_of(facts, tmp_path)
     shades = re.findall(r'<td style="--drop:([\d.]+)">([\d.]+) %</td>', page)
     assert shades == [("0.0", "90.00"), ("1.0", "50.00"), ("0.25", "80.00"), ("0.5", "70.00")]
+
+
+def test_terms_of_the_loss_are_drawn_by_name_where_there_are_any(tmp_path):
+    facts = realistic()
+    assert "Terms of the loss" not in page_of(facts, tmp_path)
+    facts["history"][0]["terms"] = {"rows": 0.75, "bn_l1": 0.5}
+    facts["history"][1]["terms"] = {"rows": 0.25}
+    page = page_of(facts, tmp_path)
+    assert Tags(page).seen.count("svg") == 5
+    (chart,) = (svg for svg in re.findall(r"<svg.*?</svg>", page, re.DOTALL) if "Terms of the loss" in svg)
+    for words in ("rows", "bn_l1", "0.75", "0.25", "0.5"):
+        assert words in chart

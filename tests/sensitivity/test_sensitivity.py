@@ -13,6 +13,9 @@ from prunus.sensitivity import Curves, perform_sensitivity_analysis
 
 LEVELS = (0.25, 0.5, 0.75)
 
+# most evaluations here read the weights themselves, so each cell takes a whole one
+pytestmark = pytest.mark.filterwarnings("ignore:sensitivity of every cell")
+
 
 def net():
     torch.manual_seed(0)
@@ -161,7 +164,8 @@ def test_store_resumes_from_any_cut_to_the_same_bytes(tmp_path):
         )
         assert path.read_bytes() == content
         assert repr(again) == repr(whole)
-        assert len(calls) == 7 - max(0, content[:cut].count(b"\n") - 1)
+        known = max(0, content[:cut].count(b"\n") - 1)
+        assert len(calls) == 7 - known + (0 < known < 7)  # the dense model again, to see that the data is the same
 
 
 def test_each_cell_is_on_disk_before_the_next_is_measured(tmp_path):
@@ -189,7 +193,7 @@ def test_more_levels_reuse_the_cells(tmp_path):
     curves = perform_sensitivity_analysis(
         net(), lambda model: calls.append(1) or zeros(model), levels=(0.25, 0.5), store=path
     )
-    assert len(calls) == 2
+    assert len(calls) == 1 + 2
     assert curves.table["0.weight"] == (0.25, 0.5)
 
 

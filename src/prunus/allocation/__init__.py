@@ -1,6 +1,6 @@
 """How much from each target: allocators, ratios, budgets."""
 
-from prunus.allocation.base import Allocator, Measuring, Regrowing, ScoredTarget
+from prunus.allocation.base import Allocator, Measuring, Regrowing, RoundTo, ScoredTarget, auto_step
 from prunus.allocation.budget import QUANTITIES, Budget, parse_budget
 from prunus.allocation.counts import check_ratio, levelled, num_kept, num_pruned, with_floors
 from prunus.allocation.curves import FromCurves, cut
@@ -9,7 +9,7 @@ from prunus.allocation.kinds import Global, PerLayer, Uniform, allocator
 from prunus.allocation.lamp import Lamp, lamp_scores
 from prunus.allocation.linear import Linear
 from prunus.allocation.owl import Owl
-from prunus.allocation.rulers import Counts, dropped, ruler_of
+from prunus.allocation.rulers import Counts, Ruler, dropped, is_structured, latency_ruler, left_of, ruler_of
 from prunus.allocation.scoring import measure_for, score_for
 from prunus.allocation.thresholds import Sensitivity, Splicing, Threshold
 
@@ -28,16 +28,22 @@ __all__ = [
     "Owl",
     "PerLayer",
     "Regrowing",
+    "RoundTo",
+    "Ruler",
     "ScoredTarget",
     "Sensitivity",
     "Splicing",
     "Threshold",
     "Uniform",
     "allocator",
+    "auto_step",
     "check_ratio",
     "cut",
     "dropped",
+    "is_structured",
     "lamp_scores",
+    "latency_ruler",
+    "left_of",
     "levelled",
     "measure_for",
     "num_kept",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -12,6 +12,22 @@ from torch import Tensor
 from prunus.allocation.counts import num_kept, with_floors
 from prunus.granularity import Target
 from prunus.granularity.checks import check_size
+from prunus.granularity.units import MemberUnits
+from prunus.runtimes import step_for
+
+RoundTo = int | Literal["auto"]
+"""What kept counts become multiples of: a number, or what the kernels of runtimes step by."""
+
+
+def auto_step(target: Target) -> int:
+    """Return what a target's kept number should be a multiple of: `step_for` where convolutions make its units, else 1.
+
+    Linear layers have no steps, and heads are few.
+    """
+    for part in target.parts:
+        if part.role == "out" and len(part.units.shape) > 2 and isinstance(part.units, MemberUnits):
+            return step_for(target.num_units, part.units.index.shape[1])
+    return 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,20 +63,21 @@ class ScoredTarget:
 
     @classmethod
     def of(
-        cls, target: Target, scores: Tensor, *, round_to: int = 1, max_ratio: float = 1.0, **known: Any
+        cls, target: Target, scores: Tensor, *, round_to: RoundTo = 1, max_ratio: float = 1.0, **known: Any
     ) -> ScoredTarget:
         """Read weight, minimum, fixed number, names and shapes off the target.
 
         A target is structured when a unit is a whole slice of every tensor (filters, channels, coupled
         groups): one unit then stays, or the group's minimum. round_to counts for these only, the kept number
-        of single weights is not rounded. max_ratio: the largest share of it that may go. known: `pruned` and
-        `measured`, where there is something to know.
+        of single weights is not rounded; `auto` asks `auto_step`. max_ratio: the largest share of it that may go.
+        known: `pruned` and `measured`, where there is something to know.
         """
         units = target.parts[0].units
         structured = target.group is not None or units.is_slice
         weight = 1.0 if target.group is not None else units.shape.numel() / max(1, units.num_units)
         names = (target.name, *(part.param for part in target.scored if part.param != target.name))
-        floor, step = (target.minimum, round_to) if structured else (0, 1)
+        floor = target.minimum if structured else 0
+        step = 1 if not structured else auto_step(target) if round_to == "auto" else round_to
         floor = max(floor, num_kept(max_ratio, target.num_units))
         shapes = tuple(tuple(part.units.shape) for part in target.scored if len(part.units.shape) > 1)
         return cls(scores, weight, floor, step, units.fixed, names, shapes=shapes, **known)

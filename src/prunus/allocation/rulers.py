@@ -7,11 +7,17 @@ from collections.abc import Callable, Mapping, Sequence
 from prunus.allocation.base import ScoredTarget
 from prunus.allocation.budget import Budget
 from prunus.axes import Graph
+from prunus.costs import energy_of_structure
 from prunus.errors import InputError
 from prunus.granularity import COUPLED, Depth, Granularity, JoinedUnits, Target
+from prunus.runtimes import GivenTable, LatencyTable, device, latency_table
 
 Counts = Mapping[str, int]
 """Units to prune per target."""
+Left = Callable[[Counts], tuple[Mapping[str, int], Sequence[str]]]
+"""Units left in the groups that lose some, and residual blocks that are left out."""
+Ruler = Callable[[Counts], tuple[float, float]]
+"""A quantity of the pruned and of the dense model."""
 
 
 def dropped(target: Target, scored: Mapping[str, ScoredTarget], counts: Counts) -> tuple[str, ...]:
@@ -28,31 +34,66 @@ def ruler_of(
     kind: Granularity,
     targets: Sequence[Target],
     scored: Mapping[str, ScoredTarget],
-) -> Callable[[Counts], tuple[float, float]]:
-    """Return a function from counts to the budget's quantity, pruned and dense."""
-    by_depth, structured = isinstance(kind, Depth), isinstance(kind, Depth) or kind.name in COUPLED
+) -> Ruler:
+    """Return a function from counts to the budget's quantity, pruned and dense.
+
+    A latency is looked up, in milliseconds; how `prunus.runtimes.LatencyTable` says.
+    Raises InputError where zeros do not lower the quantity.
+    """
+    if not is_structured(kind):
+        return _zeros(graph, budget, targets)
+    left = left_of(graph, kind, targets, scored)
+    if budget.quantity == "latency":
+        return latency_ruler(latency_table(graph, device(budget.device or "torch")), left)
+    if budget.quantity == "energy":
+        full = energy_of_structure(graph)
+        return lambda counts: (energy_of_structure(graph, *left(counts)), full)
+    return _sizes(graph, budget, left)
+
+
+def is_structured(kind: Granularity) -> bool:
+    """Tell whether what is pruned makes the model smaller."""
+    return isinstance(kind, Depth) or kind.name in COUPLED
+
+
+def left_of(graph: Graph, kind: Granularity, targets: Sequence[Target], scored: Mapping[str, ScoredTarget]) -> Left:
+    """Return a function from counts to the units left by group, and the residual blocks that go."""
+    if isinstance(kind, Depth):
+        return lambda counts: ({}, dropped(targets[0], scored, counts))
+    return lambda counts: ({name: graph[name].size - count for name, count in counts.items() if count}, ())
+
+
+def latency_ruler(table: LatencyTable | GivenTable, left: Left) -> Ruler:
+    """Return a function from counts to milliseconds by a table, pruned and dense."""
+    return lambda counts: (table.predict(*left(counts)), table.dense_ms)
+
+
+def _sizes(graph: Graph, budget: Budget, left: Left) -> Ruler:
     full = graph.size()
-    elements = {t.name: t.parts[0].units.shape.numel() / max(1, t.num_units) for t in targets}
-    total = sum(t.parts[0].units.shape.numel() for t in targets)
+    quantity = "params" if budget.quantity in ("nnz", "sparsity") else budget.quantity
 
-    def structured_size(counts: Counts) -> tuple[float, float]:
-        if by_depth:
-            left = graph.size({}, dropped(targets[0], scored, counts))
-        else:
-            left = graph.size({name: graph[name].size - count for name, count in counts.items()})
-        if budget.quantity == "sparsity":
-            return 1 - left.params / full.params, 0.0
-        quantity = "params" if budget.quantity == "nnz" else budget.quantity
-        return getattr(left, quantity), getattr(full, quantity)
+    def size(counts: Counts) -> tuple[float, float]:
+        value, dense = (getattr(each, quantity) for each in (graph.size(*left(counts)), full))
+        return (1 - value / dense, 0.0) if budget.quantity == "sparsity" else (value, dense)
 
-    def zeros(counts: Counts) -> tuple[float, float]:
-        gone = sum(count * elements[name] for name, count in counts.items())
-        if budget.quantity == "sparsity":
-            return gone / total, 0.0
-        return full.params - gone, full.params
+    return size
 
-    if not structured and budget.quantity not in ("sparsity", "nnz"):
+
+def _zeros(graph: Graph, budget: Budget, targets: Sequence[Target]) -> Ruler:
+    if budget.quantity == "latency":
+        raise InputError(
+            f"zeros do not become speed on {budget.device}: its kernels multiply them like any other number; ask for "
+            "sparsity= or nnz=, or use granularity='filter'"
+        )
+    if budget.quantity not in ("sparsity", "nnz"):
         raise InputError(
             f"zeroed elements do not lower {budget.quantity}; ask for sparsity= or nnz=, or use granularity='filter'"
         )
-    return structured_size if structured else zeros
+    elements = {t.name: t.parts[0].units.shape.numel() / max(1, t.num_units) for t in targets}
+    total, params = sum(t.parts[0].units.shape.numel() for t in targets), graph.size().params
+
+    def zeros(counts: Counts) -> tuple[float, float]:
+        gone = sum(count * elements[name] for name, count in counts.items())
+        return (gone / total, 0.0) if budget.quantity == "sparsity" else (params - gone, params)
+
+    return zeros

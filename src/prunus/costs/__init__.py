@@ -5,7 +5,8 @@ from prunus.costs.energy import Energy, energy
 from prunus.costs.measure import QUANTITIES, Costs, compare, environment, measure
 from prunus.costs.memory import peak_activation_bytes
 from prunus.costs.size import file_bytes, nonzeros, parameters, weight_bytes
-from prunus.costs.timing import Latency, latency
+from prunus.costs.structure import energy_of_structure
+from prunus.costs.timing import Latency, batch_of, check_rounds, latency, own_clock, timed
 
 __all__ = [
     "QUANTITIES",
@@ -13,9 +14,12 @@ __all__ = [
     "Energy",
     "Latency",
     "Work",
+    "batch_of",
+    "check_rounds",
     "compare",
     "effective_macs",
     "energy",
+    "energy_of_structure",
     "environment",
     "file_bytes",
     "latency",
@@ -23,8 +27,10 @@ __all__ = [
     "macs_by_module",
     "measure",
     "nonzeros",
+    "own_clock",
     "parameters",
     "peak_activation_bytes",
+    "timed",
     "weight_bytes",
     "work",
 ]

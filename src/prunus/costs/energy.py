@@ -49,14 +49,22 @@ def energy(model: nn.Module, args: Args, kwargs: Kwargs = None, *, skip_zeros: b
 
 def energy_of(model: nn.Module, done: Work, *, skip_zeros: bool = False) -> Energy:
     """Estimate the energy of work that was counted already; arguments as in `energy`."""
-    count = done.effective_macs if skip_zeros else done.macs
     density = nonzeros(model) / max(1, parameters(model)) if skip_zeros else 1.0
-    picojoules = {
-        "multiply": count * MULTIPLY_PJ,
-        "add": count * ADD_PJ,
-        "weights": weight_bytes(model) * density / _WORD_BYTES * DRAM_PJ,
-        "activations": done.activation_bytes / _WORD_BYTES * SRAM_PJ,
-    }
-    breakdown = {name: value * 1e-12 for name, value in picojoules.items()}
+    count = done.effective_macs if skip_zeros else done.macs
+    breakdown = joules(count, weight_bytes(model) * density, done.activation_bytes)
     zeros = "zero weights are skipped" if skip_zeros else "zero weights cost as much as others"
     return Energy(sum(breakdown.values()), breakdown, ASSUMPTION + zeros)
+
+
+def joules(macs: float, weights: float, activations: float) -> dict[str, float]:
+    """Return the joules of `multiply`, `add`, `weights` and `activations`.
+
+    weights, activations: bytes that are moved.
+    """
+    picojoules = {
+        "multiply": macs * MULTIPLY_PJ,
+        "add": macs * ADD_PJ,
+        "weights": weights / _WORD_BYTES * DRAM_PJ,
+        "activations": activations / _WORD_BYTES * SRAM_PJ,
+    }
+    return {name: value * 1e-12 for name, value in picojoules.items()}

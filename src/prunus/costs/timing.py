@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import math
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import nn
@@ -27,6 +30,7 @@ class Latency:
     ratio_to_first: how many times faster than the first model of the run: the median over the rounds of its time
         divided by this model's time in the same round.
     rounds: how many were measured. batch: the first dimension of the first tensor. runtime: what ran it.
+    ratio_error: the standard error of ratio_to_first, were the rounds independent; infinite after one round.
     """
 
     median_ms: float
@@ -36,6 +40,7 @@ class Latency:
     batch: int
     threads: int
     runtime: str = "torch"
+    ratio_error: float = 0.0
 
 
 def latency(
@@ -60,22 +65,62 @@ def latency(
     Raises InputError when there is no model, a number is out of range, or a model does not run on the inputs.
     """
     args = as_args(args)
-    _check(models, repeats=repeats, warmup=warmup, threads=threads)
+    if not models:
+        raise InputError("no model to measure; give at least one by name")
+    check_rounds(repeats=repeats, warmup=warmup, threads=threads)
     with contextlib.ExitStack() as stack:
         stack.enter_context(_quiet(threads))
         for model in models.values():
             stack.enter_context(evaluating(model))
-        times = _rounds(list(models.values()), args, kwargs, repeats=repeats, warmup=warmup, seconds=seconds)
-    first = next(iter(tensors((args, kwargs))), None)
-    batch = first.shape[0] if first is not None and first.dim() else 1
+        for model in models.values():
+            run(model, args, kwargs)  # warms up, too; an error of the model's own is told in one sentence
+        calls = {name: partial(_forward, model, args, kwargs) for name, model in models.items()}
+        rounds: dict[str, Any] = {"repeats": repeats, "warmup": max(0, warmup - 1), "seconds": seconds}
+        return timed(calls, threads=threads, batch=batch_of(args, kwargs), **rounds)
+
+
+def timed(
+    calls: Mapping[str, Callable[[], object]],
+    *,
+    repeats: int = 50,
+    warmup: int = 3,
+    threads: int = 1,
+    seconds: float = 10.0,
+    batch: int = 1,
+    runtime: str = "torch",
+    clock: Callable[[], int] | None = None,
+) -> dict[str, Latency]:
+    """Measure whatever runs when it is called, as `latency` measures models.
+
+    calls: by name; the first is what the others are compared with. batch, runtime: what the result says of itself.
+    clock: nanoseconds; `time.perf_counter_ns` by default.
+    """
+    with _quiet(threads):
+        times = _rounds(list(calls.values()), clock, repeats=repeats, warmup=warmup, seconds=seconds)
     return {
-        name: _summary(times[0], own, batch=batch, threads=threads) for name, own in zip(models, times, strict=True)
+        name: _summary(times[0], own, batch=batch, threads=threads, runtime=runtime)
+        for name, own in zip(calls, times, strict=True)
     }
 
 
-def _check(models: Mapping[str, nn.Module], *, repeats: int, warmup: int, threads: int) -> None:
-    if not models:
-        raise InputError("no model to measure; give at least one by name")
+def own_clock(threads: int) -> Callable[[], int]:
+    """Return a clock that stands still while other processes have the processor, where one thread does all the work.
+
+    On a machine that is shared, a long pass is interrupted more often than a short one, so that ratios of wall-clock
+    time grow too large. With more threads, or where the system counts too coarsely, it is the wall clock.
+    """
+    fine = time.get_clock_info("thread_time").resolution <= 1e-6
+    return time.thread_time_ns if threads == 1 and fine else time.perf_counter_ns
+
+
+def batch_of(args: Args, kwargs: Kwargs = None) -> int:
+    """Return the first dimension of the first tensor, 1 where there is none."""
+    first = next(iter(tensors((args, kwargs))), None)
+    return first.shape[0] if first is not None and first.dim() else 1
+
+
+def check_rounds(*, repeats: int, warmup: int, threads: int) -> None:
+    """Raise InputError for numbers that measure nothing."""
     for name, value, least in (("repeats", repeats, 1), ("warmup", warmup, 0), ("threads", threads, 1)):
         if value < least:
             raise InputError(f"{name} = {value}; latency needs at least {least}")
@@ -97,48 +142,61 @@ def _quiet(threads: int) -> Iterator[None]:
 
 
 def _rounds(
-    models: Sequence[nn.Module],
-    args: tuple[object, ...],
-    kwargs: Kwargs,
+    calls: Sequence[Callable[[], object]],
+    clock: Callable[[], int] | None,
     *,
     repeats: int,
     warmup: int,
     seconds: float,
 ) -> list[list[float]]:
-    """Milliseconds per model and round."""
-    times: list[list[float]] = [[] for _ in models]
-    for _ in range(max(1, warmup)):  # one at least: it checks that every model runs
-        for model in models:
-            run(model, args, kwargs)
+    """Milliseconds per call and round."""
+    now = clock or time.perf_counter_ns
+    times: list[list[float]] = [[] for _ in calls]
+    for _ in range(warmup):
+        for call in calls:
+            call()
     end = time.perf_counter() + seconds
     for i in range(repeats):
         if i >= _LEAST_ROUNDS and time.perf_counter() > end:
             break
         # Alternating order: whatever favours the first of a round favours each as often.
-        order = range(len(models)) if i % 2 == 0 else reversed(range(len(models)))
+        order = range(len(calls)) if i % 2 == 0 else reversed(range(len(calls)))
         for j in order:
-            times[j].append(_once(models[j], args, kwargs))
+            start = now()
+            calls[j]()
+            times[j].append((now() - start) / 1e6)
     return times
 
 
-def _once(model: nn.Module, args: tuple[object, ...], kwargs: Kwargs) -> float:
+def _forward(model: nn.Module, args: tuple[object, ...], kwargs: Kwargs) -> None:
     on_gpu = any(tensor.is_cuda for tensor in chain(tensors((args, kwargs)), model.parameters()))
     if on_gpu:
         torch.cuda.synchronize()
-    start = time.perf_counter_ns()
     model(*args, **(kwargs or {}))
     if on_gpu:
         torch.cuda.synchronize()
-    return (time.perf_counter_ns() - start) / 1e6
 
 
-def _summary(first: Sequence[float], own: Sequence[float], *, batch: int, threads: int) -> Latency:
+def _summary(
+    first: Sequence[float], own: Sequence[float], *, batch: int, threads: int, runtime: str = "torch"
+) -> Latency:
     ordered = torch.tensor(own, dtype=torch.float64)
+    ratios = [a / b for a, b in zip(first, own, strict=True)]
     return Latency(
         median_ms=statistics.median(own),
         p90_ms=float(torch.quantile(ordered, 0.9)),
-        ratio_to_first=statistics.median(a / b for a, b in zip(first, own, strict=True)),
+        ratio_to_first=statistics.median(ratios),
         rounds=len(own),
         batch=batch,
         threads=threads,
+        runtime=runtime,
+        ratio_error=_error(ratios),
     )
+
+
+def _error(values: Sequence[float]) -> float:
+    """Return the standard error of the median, by the middle half of the values: 1.253 σ / √n, σ = IQR / 1.349."""
+    if len(values) < 2:
+        return math.inf
+    low, _, high = statistics.quantiles(values, n=4, method="inclusive")
+    return 1.253 * (high - low) / 1.349 / math.sqrt(len(values))

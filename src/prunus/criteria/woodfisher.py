@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from prunus.errors import InputError
@@ -15,29 +14,25 @@ from prunus.statistics import Calibration, OfModel, Statistics, register, wide
 from prunus.statistics.curvature import Weights
 
 
-def block_fisher(block: int = 50, damp: float = 1e-7) -> OfModel:
-    """1 / (2 [F⁻¹]_qq), of the weight's shape, float64; F over all samples, in blocks of each tensor's weights.
+def block_fisher(block: int = 50) -> OfModel:
+    """Σ over samples of g gᵀ in blocks of each tensor's consecutive weights, (blocks, B, B), float64.
 
-    Two passes over the data: one to count the samples, one with a backward pass per sample.
-    Memory: 8 · block bytes per weight that is asked for, beside one gradient. An inverse is no sum: processes must not
-    add theirs up.
+    One pass over the data, with a backward pass per sample.
+    Memory: 8 · block bytes per weight that is asked for, beside one gradient.
     """
 
     def collect_(
         model: nn.Module, pieces: Sequence[Piece], calibration: Calibration, found: Statistics, name: str
     ) -> None:
-        weights = Weights(model, pieces)
-        number = sum(batch.size for batch in calibration.read(weights.device))
-        fishers = [
-            BlockFisher(w.numel(), num_samples=number, block=block, damp=damp, device=w.device) for w in weights.tensors
-        ]
+        weights, number = Weights(model, pieces), 0
+        fishers = [BlockFisher(w.numel(), block=block, device=w.device) for w in weights.tensors]
         for batch in calibration.read(weights.device):
             for sample in batch.samples():
+                number += 1
                 slopes = weights.gradients(model, sample, calibration)
                 for fisher, slope in zip(fishers, slopes, strict=True):
                     fisher.add_(slope)
-        ones = [torch.ones_like(weight, dtype=torch.float64) for weight in weights.tensors]
-        weights.add_(found, name, [fisher.saliency(one) for fisher, one in zip(fishers, ones, strict=True)])
+        weights.give_(found, name, [fisher.total for fisher in fishers], number)
 
     return OfModel(collect_)
 
@@ -49,8 +44,8 @@ register("block_fisher", block_fisher)
 class WoodFisher:
     """Score w² / (2 [F⁻¹]_qq), summed over the unit: what removing a weight costs when its block makes up for it.
 
-    F = damp·I + (1/N) Σ g gᵀ over single samples' gradients, in blocks of `block` consecutive weights. The others are
-    moved by `BlockFisher.update`, not by a criterion.
+    F = (1/N) Σ g gᵀ + damp·s·I over single samples' gradients, in blocks of `block` consecutive weights, s being the
+    mean of the block's diagonal. The others are moved by `BlockFisher.update`, not by a criterion.
     Memory: 8 · block bytes per weight, 400 by default.
     Source: Singh and Alistarh 2020 (arXiv:2004.14340).
     """
@@ -72,11 +67,12 @@ class WoodFisher:
 
     @property
     def needs(self) -> frozenset[str]:
-        """The diagonal of the inverse."""
-        return frozenset({f"block_fisher(block={self.block}, damp={self.damp})"})
+        """The sum of g gᵀ in blocks."""
+        return frozenset({f"block_fisher(block={self.block})"})
 
     def score(self, piece: Piece, statistics: Statistics) -> Tensor:
         """Return (U,)."""
         (need,) = self.needs
-        costs = statistics.sum(need, piece.param) * piece.tensor.double().square()
+        total, number = statistics.sum(need, piece.param), statistics.count(need, piece.param)
+        costs = BlockFisher.of(total, number, piece.tensor.numel(), self.damp).saliency(piece.tensor)
         return piece.table(costs).sum(dim=1).to(wide(piece.tensor).dtype)

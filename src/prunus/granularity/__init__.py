@@ -15,6 +15,7 @@ from prunus.granularity.kinds import (
     Shape,
     Vector,
     granularity,
+    unpermuted,
 )
 from prunus.granularity.names import TargetSpec, as_list, read
 from prunus.granularity.patterns import Pattern, PatternUnits, Tetris, pattern_library
@@ -29,6 +30,7 @@ from prunus.granularity.targets import (
     group_targets,
     weight_targets,
 )
+from prunus.granularity.turned import TurnedUnits
 from prunus.granularity.units import MemberUnits, NMUnits, TileUnits, Units
 
 __all__ = [
@@ -55,6 +57,7 @@ __all__ = [
     "TargetSpec",
     "Tetris",
     "TileUnits",
+    "TurnedUnits",
     "Units",
     "Vector",
     "WholeBlock",
@@ -68,5 +71,6 @@ __all__ = [
     "pattern_library",
     "permutation_for",
     "read",
+    "unpermuted",
     "weight_targets",
 ]

@@ -10,27 +10,30 @@ from typing import Any, TypeAlias
 from torch import nn
 
 from prunus.errors import InputError, NameNotFound
+from prunus.granularity.turned import groups_if_turned
 
 TargetSpec: TypeAlias = str | Sequence[str] | Mapping[str, Any]
 
-KEYS = ("kind", "type", "name", "exclude")
+KEYS = ("kind", "group", "type", "name", "exclude")
 """What a mapping of targets may hold."""
 
 
 @dataclass(frozen=True)
 class Spec:
-    """Targets as they were read: patterns, and None where nothing was said of types or kinds."""
+    """Targets as they were read: patterns, and None where nothing was said of types, kinds or groups."""
 
     names: tuple[str, ...] = ("*",)
     types: tuple[str, ...] | None = None
     kinds: tuple[str, ...] | None = None
+    groups: tuple[str, ...] | None = None
     exclude: tuple[str, ...] = ()
     exclude_kinds: tuple[str, ...] = ()
+    exclude_groups: tuple[str, ...] = ()
 
     @property
-    def speaks_of_kinds(self) -> bool:
-        """Whether it says something that only groups have."""
-        return self.kinds is not None or bool(self.exclude_kinds)
+    def speaks_of_groups(self) -> bool:
+        """Whether it says something that only groups have: a kind, a group's own name."""
+        return self.kinds is not None or self.groups is not None or bool(self.exclude_kinds or self.exclude_groups)
 
 
 @dataclass(frozen=True)
@@ -38,13 +41,15 @@ class Entry:
     """One float parameter that may be named.
 
     name: canonical (first) name; aliases: all names, where the tensor is shared; owners: class names of the
-    owning modules and their bases; is_weight: whether `*` means it.
+    owning modules and their bases; is_weight: whether `*` means it. turned: groups of a weight that lies inputs first,
+    else 0, see `groups_if_turned`.
     """
 
     name: str
     aliases: tuple[str, ...]
     owners: frozenset[str]
     is_weight: bool
+    turned: int = 0
 
     def matches(self, pattern: str) -> bool:
         """Tell whether the pattern matches one of the names or a module around the parameter."""
@@ -80,8 +85,8 @@ def catalogue(model: nn.Module) -> list[Entry]:
 def read(spec: TargetSpec) -> Spec:
     """Read targets.
 
-    spec: `*`, a pattern, a list of patterns, or a mapping with `kind`, `type`, `name`, `exclude`; what is excluded is
-        a pattern, `{"kind": …}`, or a list of these.
+    spec: `*`, a pattern, a list of patterns, or a mapping with `kind`, `group`, `type`, `name`, `exclude`; what is
+        excluded is a pattern, `{"kind": …}`, `{"group": …}`, or a list of these. Groups go by their full names.
     Raises NameNotFound for an unknown key, InputError for another form.
     """
     fields = spec if isinstance(spec, Mapping) else {"name": spec}
@@ -89,21 +94,23 @@ def read(spec: TargetSpec) -> Spec:
         if key not in KEYS:
             raise NameNotFound.of("key of targets", str(key), KEYS)
     names: list[str] = []
-    kinds: list[str] = []
+    only: dict[str, list[str]] = {"kind": [], "group": []}
     for item in as_list(fields.get("exclude", [])):
         if isinstance(item, Mapping):
             for key in item:
-                if key != "kind":
-                    raise NameNotFound.of("key of exclude", str(key), ("kind",))
-            kinds.extend(_words("exclude", item.get("kind", [])))
+                if key not in only:
+                    raise NameNotFound.of("key of exclude", str(key), only)
+                only[key].extend(_words("exclude", item[key]))
         else:
             names.extend(_words("exclude", item))
     return Spec(
         names=tuple(_words("name", fields.get("name", "*"))),
         types=tuple(_words("type", fields["type"])) if "type" in fields else None,
         kinds=tuple(_words("kind", fields["kind"])) if "kind" in fields else None,
+        groups=tuple(_words("group", fields["group"])) if "group" in fields else None,
         exclude=tuple(names),
-        exclude_kinds=tuple(kinds),
+        exclude_kinds=tuple(only["kind"]),
+        exclude_groups=tuple(only["group"]),
     )
 
 
@@ -134,7 +141,8 @@ def _entry(parameter: nn.Parameter, names: list[str], owners: list[nn.Module]) -
     types = {base.__name__ for owner in owners for base in type(owner).__mro__ if issubclass(base, nn.Module)}
     is_embedding = bool(types & {"Embedding", "EmbeddingBag"})
     is_weight = parameter.dim() >= 2 and not is_embedding and any("weight" in n.rpartition(".")[2] for n in names)
-    return Entry(names[0], tuple(names), frozenset(types - {"Module"}), is_weight)
+    turned = groups_if_turned(owners[0]) if is_weight else 0
+    return Entry(names[0], tuple(names), frozenset(types - {"Module"}), is_weight, turned)
 
 
 def is_inside(name: str, pattern: str) -> bool:

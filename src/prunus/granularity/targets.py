@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
-from prunus.errors import InputError, NameNotFound
+from prunus.errors import InputError, NameNotFound, naming
 from prunus.granularity.joined import JoinedUnits
 from prunus.granularity.kinds import Granularity
 from prunus.granularity.kinds import granularity as read_granularity
-from prunus.granularity.names import Selection, Spec, TargetSpec, catalogue, read, resolve
+from prunus.granularity.names import Entry, Selection, Spec, TargetSpec, catalogue, read, resolve
+from prunus.granularity.turned import TurnedUnits
 from prunus.granularity.units import MemberUnits, Units
 
 COUPLED = ("filter", "channel")
@@ -174,31 +175,31 @@ def find_targets(
 def check_targets(targets: TargetSpec, granularity: str | Granularity) -> None:
     """Check what can be told of targets without a model; raises InputError or NameNotFound."""
     kind = read_granularity(granularity).name
-    if read(targets).speaks_of_kinds and kind not in COUPLED:
+    if read(targets).speaks_of_groups and kind not in COUPLED:
         raise InputError(
-            f"{targets!r} chooses by kind, but {kind} prunes weights by themselves; only filter and channel prune "
-            "groups, which have one"
+            f"{targets!r} chooses groups, but {kind} prunes weights by themselves; only filter and channel prune groups"
         )
 
 
 def weight_targets(model: nn.Module, granularity: str | Granularity, targets: TargetSpec = "*") -> list[Target]:
     """Resolve the targets to one `Target` per matching parameter, in the model's order, ties once.
 
+    Outputs and inputs are the layer's: weights of transposed convolutions and of transformers' Conv1D lie inputs first.
     targets: `*` is every weight of at least two dims, but embeddings (also when tied), biases and norms; a
         pattern (fnmatch) names parameters or modules (then the weights inside); a pattern that matches
         weights means only those, so `fc1.*` leaves the bias alone and `*.bias` prunes biases. A list unites
         patterns. A mapping has `type` (module class names, subclasses count), `name` and `exclude`
-        (patterns or lists); its `kind` is for coupled groups alone.
+        (patterns or lists); its `kind` and `group` are for coupled groups alone.
     Raises NameNotFound when a pattern or type matches nothing, InputError when a shape has no such units.
     """
     kind = read_granularity(granularity)
-    if read(targets).speaks_of_kinds:
+    if read(targets).speaks_of_groups:
         check_targets(targets, kind)
-        raise InputError(f"targets {targets!r} choose by kind, which only a traced model's groups have; give its graph")
+        raise InputError(f"targets {targets!r} choose groups, which only a traced model has; give its graph")
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
     entries = catalogue(model)
     wanted = resolve(entries, targets).wanted
-    return [_weight_target(kind, entry.name, shapes[entry.name]) for entry in entries if entry.name in wanted]
+    return [_weight_target(kind, entry, shapes[entry.name]) for entry in entries if entry.name in wanted]
 
 
 def group_targets(
@@ -213,8 +214,9 @@ def group_targets(
     granularity: `filter` scores the weights that make the unit (role `out`), `channel` those that read it
         (role `in`); where there is none, every parameter of the group. All members become parts, buffers too.
     targets: as in `weight_targets`; a group matches when one of its scored parameters does and none is
-        excluded. `kind` takes only groups of these kinds, and `exclude` may hold `{"kind": …}`. Whole experts are
-        chosen by `{"kind": "expert"}` or by their router's full name, never by a wider pattern.
+        excluded. `kind` takes only groups of these kinds, `group` those of these names as `print(graph)` shows them;
+        `exclude` may hold `{"kind": …}` and `{"group": …}`. Whole experts are chosen by `{"kind": "expert"}` or by
+        their router's full name, never by a wider pattern.
     model: the traced model, whose shapes and names are read; `graph.model` by default.
     Raises NameNotFound when a pattern or a kind matches nothing, InputError when no prunable group is left, or
     for another granularity.
@@ -224,7 +226,7 @@ def group_targets(
         raise InputError(f"granularity is {kind!r}; coupled groups are pruned by 'filter' or 'channel'")
     model = _model_of(graph) if model is None else model
     shapes = _shapes(model)
-    groups = _of_kinds(graph.groups, read(targets))
+    groups = _meant(graph.groups, read(targets))
     norms = _norm_scales(model)
     coupled = [_group_target(group, "out" if kind == "filter" else "in", shapes, norms) for group in groups]
     if targets == "*":
@@ -233,6 +235,16 @@ def group_targets(
     if not selected:
         raise InputError(f"targets {targets!r} match no prunable group; see graph.frozen for what is frozen, and why")
     return selected
+
+
+def _meant(groups: Sequence[GroupLike], spec: Spec) -> list[GroupLike]:
+    """Keep the groups that are meant by their names or kinds."""
+    names = [group.name for group in groups]
+    for name in (*(spec.groups or ()), *spec.exclude_groups):
+        if name not in names:
+            raise NameNotFound.of("group", name, names)
+    left = set(names if spec.groups is None else spec.groups) - set(spec.exclude_groups)
+    return [group for group in _of_kinds(groups, spec) if group.name in left]
 
 
 def _of_kinds(groups: Sequence[GroupLike], spec: Spec) -> list[GroupLike]:
@@ -248,14 +260,15 @@ def _of_kinds(groups: Sequence[GroupLike], spec: Spec) -> list[GroupLike]:
 def _is_spelled(group: GroupLike, spec: Spec) -> bool:
     """Tell whether a name, and no pattern, says this group or a parameter that makes its units."""
     makers = (member.param for member in group.members if member.role == "out")
-    return bool({group.name, *makers} & set(spec.names))
+    return bool({group.name, *makers} & {*spec.names, *(spec.groups or ())})
 
 
-def _weight_target(kind: Granularity, name: str, shape: torch.Size) -> Target:
-    try:
-        return Target(name, (Part(name, kind.units(shape), True, _ROLES.get(kind.name, "own")),))
-    except InputError as error:
-        raise InputError(f"{name}: {error}") from None
+def _weight_target(kind: Granularity, entry: Entry, shape: torch.Size) -> Target:
+    with naming(entry.name):
+        # Single weights are the same whichever way they lie.
+        lies = not entry.turned or kind.name == "element"
+        units = kind.units(shape) if lies else TurnedUnits(shape, entry.turned, kind)
+        return Target(entry.name, (Part(entry.name, units, True, _ROLES.get(kind.name, "own")),))
 
 
 def _model_of(graph: GraphLike) -> nn.Module:

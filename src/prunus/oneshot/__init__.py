@@ -2,6 +2,6 @@
 
 from prunus.oneshot.deciding import plan
 from prunus.oneshot.pruning import prune
-from prunus.oneshot.report import LANES, PruneReport
+from prunus.oneshot.report import PruneReport
 
-__all__ = ["LANES", "PruneReport", "plan", "prune"]
+__all__ = ["PruneReport", "plan", "prune"]

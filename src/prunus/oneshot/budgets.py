@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from prunus.allocation import Budget, Counts
+from prunus.allocation import Budget, Ruler
 from prunus.errors import InputError
+
+CLOSE = 0.01
 
 
 def meet(
     budget: Budget,
     counts: Callable[[float], dict[str, int]],
-    ruler: Callable[[Counts], tuple[float, float]],
+    ruler: Ruler,
     equal: Sequence[tuple[str, ...]],
     steps: Mapping[str, int],
+    close: float = CLOSE,
 ) -> dict[str, int]:
     """Find the mildest fraction that meets the budget, then give back what is not needed, target by target.
 
     equal: names of targets whose counts must stay equal, which are given back together. steps: how many units of a
-    target are given back at once; those that are absent have a fixed number.
+    target are given back at once; those that are absent have a fixed number. close: the share of a budget that may stay
+    unused where a finer choice of units could use it.
     """
     low, high = 0.0, 1 - 1e-9
     if not budget.is_met(*ruler(counts(high))):
@@ -37,19 +41,16 @@ def meet(
         returned = {**chosen, **{name: min(chosen[name], mild[name]) for name in names if name in chosen}}
         if budget.is_met(*ruler(returned)):
             chosen = returned
-    return _filled(budget, chosen, ruler, sets, steps)
-
-
-CLOSE = 0.01
-"""The share of a budget that may stay unused where a finer choice of units could use it."""
+    return _filled(budget, chosen, ruler, sets, steps, close)
 
 
 def _filled(
     budget: Budget,
     chosen: dict[str, int],
-    ruler: Callable[[Counts], tuple[float, float]],
+    ruler: Ruler,
     sets: Sequence[tuple[str, ...]],
     steps: Mapping[str, int],
+    close: float,
 ) -> dict[str, int]:
     """Give single steps back while too much of the budget is unused: dearest first, in turn, so that none gets many.
 
@@ -60,7 +61,7 @@ def _filled(
         return {**chosen, **{n: max(0, chosen[n] - steps[n]) for n in names if n in chosen and n in steps}}
 
     def is_close() -> bool:
-        return budget.unused(*ruler(chosen)) <= CLOSE
+        return budget.unused(*ruler(chosen)) <= close
 
     if is_close():
         return chosen

@@ -8,10 +8,13 @@ from typing import Any
 from prunus.allocation import (
     Allocator,
     Budget,
+    RoundTo,
     ScoredTarget,
     allocator,
     check_ratio,
     dropped,
+    is_structured,
+    left_of,
     levelled,
     measure_for,
     parse_budget,
@@ -33,6 +36,7 @@ from prunus.granularity import (
     granularity,
 )
 from prunus.oneshot.budgets import meet
+from prunus.oneshot.latency import meet_latency
 from prunus.plans import Plan, named_state
 from prunus.statistics import Loss, calibration
 
@@ -41,13 +45,14 @@ def plan(
     graph: Graph,
     *,
     ratio: float | None = None,
-    target: str | Mapping[str, float] | Budget | None = None,
+    target: str | Mapping[str, float | str] | Budget | None = None,
     granularity: str | Granularity = "filter",
     criterion: str | Criterion = "l2",
     allocation: str | Mapping[str, Any] | Allocator = "uniform",
     targets: TargetSpec = "*",
     protect: TargetSpec = (),
-    round_to: int = 1,
+    round_to: RoundTo | None = None,
+    max_ratio: float = 1.0,
     data: Any = None,
     loss: Loss | None = None,
 ) -> Plan:
@@ -55,25 +60,38 @@ def plan(
 
     graph: from `trace`; the criterion reads the weights of its model as they are now.
     ratio: the share of units (or elements) to remove, 0 <= ratio < 1; n:m and patterns need none. target: a budget
-        instead, such as `macs=0.5`, `params<=2e6` or `sparsity=0.9`: the mildest ratio that meets it is found.
+        instead, such as `macs=0.5`, `params<=2e6`, `sparsity=0.9`, `energy=0.5` or `latency=0.6@onnxruntime`: the
+        mildest ratio that meets it is found. A latency is looked up, then measured and corrected: within 3 %, or the
+        plan says by how much it was missed.
     granularity: `filter` or `channel` remove coupled units and `layer` whole residual blocks, which shrinks the model;
         every other one zeroes elements.
     targets: patterns, or a mapping such as `{"kind": "ffn"}`; see `prunus.granularity.group_targets`. For `layer`,
         patterns over the names of residual blocks.
     data, loss: batches, and a function (output, target) -> loss, for criteria that observe the model; see
         `prunus.statistics.Calibration`.
-    protect: name patterns, or `{"kind": "head"}`, that stay whole. round_to: kept counts become multiples of it.
+    protect: name patterns, or `{"kind": "head"}`, that stay whole. max_ratio: the largest share of a target that goes.
+    round_to: kept counts become multiples of it; `auto` takes the steps of runtimes' convolutions (16, 8 or 4, see
+        `prunus.runtimes.step_for`). By default `auto` for a latency, else 1.
     Raises InputError for a wrong ratio or a budget out of reach, NothingToPrune where the request changes nothing.
     """
     kind, rank, share = _granularity(granularity), _criterion(criterion), allocator(allocation)
-    wanted = _with_protection(targets, protect)
+    if (ratio is None) == (target is None) and not (ratio is None and isinstance(kind, FIXED)):
+        raise InputError("give either ratio= (such as 0.5) or target= (such as 'macs=0.5')")
+    budget = None if target is None else parse_budget(target)
+    timed = budget is not None and budget.quantity == "latency" and is_structured(kind)
+    step: RoundTo = round_to if round_to is not None else "auto" if timed else 1
+    wanted = with_protection(targets, protect)
     by_depth = isinstance(kind, Depth)
     found = [block_target(graph, wanted)] if by_depth else find_targets(graph.model, kind, wanted, graph)
     tensors = named_state(graph.model)
     seen = collect_for(graph.model, rank, found, calibration(data, loss))
     scored = {
         t.name: ScoredTarget.of(
-            t, score_for(share, t, tensors, rank, seen), round_to=round_to, measured=measure_for(share, t, tensors)
+            t,
+            score_for(share, t, tensors, rank, seen),
+            round_to=step,
+            max_ratio=max_ratio,
+            measured=measure_for(share, t, tensors),
         )
         for t in found
     }
@@ -81,15 +99,15 @@ def plan(
     def counts(fraction: float) -> dict[str, int]:
         return levelled(share.counts(scored, fraction), graph.equal)
 
-    if (ratio is None) == (target is None) and not (ratio is None and isinstance(kind, FIXED)):
-        raise InputError("give either ratio= (such as 0.5) or target= (such as 'macs=0.5')")
-    budget = None if target is None else parse_budget(target)
+    steps = {name: each.round_to for name, each in scored.items() if each.fixed is None}
+    timing = None
     if budget is None:
         chosen = counts(1.0 if share.uses_progress or ratio is None else check_ratio("ratio", ratio))
+    elif timed:
+        left = left_of(graph, kind, found, scored)
+        chosen, timing = meet_latency(graph, budget, counts, left, graph.equal, steps)
     else:
-        steps = {name: each.round_to for name, each in scored.items() if each.fixed is None}
-        ruler = ruler_of(graph, budget, kind, found, scored)
-        chosen = meet(budget, counts, ruler, graph.equal, steps)
+        chosen = meet(budget, counts, ruler_of(graph, budget, kind, found, scored), graph.equal, steps)
     pruned = {t.name: t.parts[0].units.pick(scored[t.name].scores, chosen[t.name]) for t in found}
     provenance = {
         "granularity": kind.name,
@@ -97,6 +115,7 @@ def plan(
         "allocation": share.name,
         **({} if ratio is None else {"ratio": ratio}),
         **({} if budget is None else {"target": str(budget)}),
+        **({} if timing is None else {"latency": str(timing), "latency_table": timing.table}),
     }
     if by_depth:
         return Plan.from_pruned(graph, {}, provenance=provenance, dropped=dropped(found[0], scored, chosen))
@@ -109,7 +128,8 @@ def plan(
 _granularity, _criterion = granularity, criterion  # the arguments above carry the same names
 
 
-def _with_protection(targets: TargetSpec, protect: TargetSpec) -> TargetSpec:
+def with_protection(targets: TargetSpec, protect: TargetSpec) -> TargetSpec:
+    """Return the targets without what is protected."""
     if not protect:
         return targets
     fields = dict(targets) if isinstance(targets, Mapping) else {"name": targets}

@@ -6,17 +6,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from prunus.costs import Costs, Latency, compare
+from prunus.permuting import Permutation
 from prunus.plans import Plan, Proof
+from prunus.runtimes import step_for
 from prunus.solvers import Mending, Reconstruction
-
-LANES = 16  # float32 numbers in an AVX-512 register; ONNX Runtime's and OpenVINO's convolutions step by as much
 
 
 @dataclass(frozen=True)
 class PruneReport:
     """What `prune` did: costs before and after on the example inputs, measured latency, the proof, the plan.
 
-    mending: what a solver did to each layer, where there was one; reconstruction: what training did to each block.
+    permutation: which channels were put in another order first. mending: what a solver did to each layer, where there
+    was one; reconstruction: what training did to each block.
     latency: (dense, pruned), interleaved in one run, or None where it was not asked for.
     spared: groups that were to lose units but are kept whole, with what their proof said.
     """
@@ -26,6 +27,7 @@ class PruneReport:
     pruned: Costs
     latency: tuple[Latency, Latency] | None
     proof: Proof | None
+    permutation: Permutation | None = None
     mending: Mending | None = None
     reconstruction: Reconstruction | None = None
     spared: Mapping[str, str] = field(default_factory=dict)
@@ -43,14 +45,20 @@ class PruneReport:
             rows.append((name.replace("_", " "), f"{before:,}", f"{after:,}", f"{self.ratios[name]:.2f}x"))
         if self.latency:
             before, after = (f"{latency.median_ms:.3g} ms" for latency in self.latency)
-            rows.append(("latency (torch, 1 thread)", before, after, f"{self.ratios['latency']:.2f}x"))
+            threads = self.latency[1].threads
+            where = f"latency ({self.latency[1].runtime}, {threads} thread{'s' * (threads != 1)})"
+            rows.append((where, before, after, f"{self.ratios['latency']:.2f}x"))
         widths = [max(len(row[i]) for row in rows) for i in range(4)]
         lines = [
             "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
             for row in rows
         ]
+        if met := self.plan.provenance.get("latency"):
+            lines.append(f"budget: {met}")
         if uneven := self._uneven():
             lines.append(uneven)
+        if self.permutation:
+            lines.append(f"permuted: {self.permutation.summary}")
         if self.mending:
             lines.append(f"mended {len(self.mending.errors)} weights: {self.mending.summary}")
         if self.reconstruction:
@@ -65,15 +73,16 @@ class PruneReport:
     def _uneven(self) -> str:
         """Say where time was probably left: kernels work on so many channels at once, and one more costs a step."""
         graph = self.plan.graph
+        channels = {name: step_for(graph[name].size) for name in self.plan.sizes if graph[name].kind == "channel"}
         uneven = {
-            name: left
-            for name, left in self.plan.sizes.items()
-            if left % LANES and graph[name].size % LANES == 0 and graph[name].kind == "channel"
+            name: (self.plan.sizes[name], step)
+            for name, step in channels.items()
+            if self.plan.sizes[name] % step and not graph[name].size % step
         }
         if not uneven:
             return ""
-        name, left = next(iter(uneven.items()))
+        name, (left, step) = next(iter(uneven.items()))
         return (
-            f"channel counts that are no multiple of {LANES} now: {len(uneven)}, such as {name} ({left}); "
-            f"runtimes are often slower there: try round_to={LANES}"
+            f"channel counts between the steps of kernels now: {len(uneven)}, such as {name} ({left}, no multiple of "
+            f"{step}); runtimes are often slower there: try round_to='auto'"
         )

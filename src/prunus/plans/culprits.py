@@ -11,18 +11,20 @@ from prunus.errors import ProofError
 
 Kept = Mapping[str, Tensor]
 Sets = Sequence[tuple[str, ...]]
+MOST_PROOFS = 64
 
 
 def culprits(graph: Graph, kept: Kept, holds: Callable[[Kept], bool]) -> tuple[str, ...]:
     """Return the groups that cannot lose units; none where nothing is right without them.
 
-    One or two are found by halving, in about 2·log2(G) proofs each; of more, all groups of their kind are named, such
-    as every attention of a class that spells out its number of heads. Groups of `Graph.equal` stand and fall together.
+    They are found by halving, in about 2·log2(G) proofs each and 2·G at most. Where that takes too many, all groups of
+    a kind are named, such as every attention of a deep class that spells out its number of heads. Groups of
+    `Graph.equal` stand and fall together.
     kept: what the failed plan keeps. holds: whether a plan that keeps this is proved.
     """
     equal = {name: names for names in graph.equal for name in names}
     sets = list(dict.fromkeys(tuple(n for n in equal.get(name, (name,)) if n in kept) for name in kept))
-    found = _halved(sets, lambda some: holds(_of(kept, some)), limit=4 * len(sets).bit_length())
+    found = _halved(sets, lambda some: holds(_of(kept, some)), limit=MOST_PROOFS)
     for blamed in [found] if found else _by_kind(graph, sets):
         innocent = [names for names in sets if names not in blamed]
         if innocent and holds(_of(kept, innocent)):
@@ -61,4 +63,6 @@ def naming_culprits(error: ProofError, names: tuple[str, ...]) -> ProofError:
     """Return the error with the groups that it is about, and what to do without them."""
     if not names:
         return error
-    return ProofError(f"{error}. Units of all groups but these can go: protect={list(names)}", groups=names)
+    return ProofError(
+        f"{error}. Units of all groups but these can go: protect={{'group': {list(names)}}}", groups=names
+    )

@@ -139,7 +139,8 @@ class Policy(_Part):
     allocation: Annotated[Any, BeforeValidator(words.allocation), WithJsonSchema(_TEXT_OR_MAP)] = "uniform"
     schedule: Annotated[Any, BeforeValidator(words.schedule), WithJsonSchema(_TEXT_OR_MAP)]
     solver: Solver | None = Field(default=None, description="mend what is left at once: lstsq, admm, sparsegpt, …")
-    round_to: Annotated[int, Field(ge=1)] = 1
+    round_to: Annotated[int, Field(ge=1)] | Literal["auto"] = 1
+    max_ratio: Annotated[float, Field(gt=0, le=1)] = 1.0
 
     @model_validator(mode="after")
     def _check(self) -> Policy:
@@ -177,6 +178,7 @@ class Prune(RegularizedLoop):
     @model_validator(mode="after")
     def _check(self) -> Prune:
         words.coupled(self.fold_constants, self.inexact, [policy.granularity for policy in self.policies])
+        words.permutations([policy.granularity for policy in self.policies])
         return self
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 
 from prunus.report import formats, metrics
@@ -13,13 +13,19 @@ _STAGES = {"train": "dense training", "prune": "pruning", "fine_tune": "fine-tun
 
 
 def training(facts: Facts) -> list[tuple[str, str]]:
-    """(caption, svg) of loss, judged metric, and what is left, over one shared epoch axis."""
+    """(caption, svg) of loss, regularizers' terms, judged metric, and what is left, over one shared epoch axis."""
     history = facts.history
     if not history:
         return []
     bands = _bands(history)
     name = metrics.judged(facts)
     found = [("Training loss", _panel("Training loss", history, bands, {"loss": _losses(history)}, _plain))]
+    terms: dict[str, Sequence[float | None]] = {
+        name: [epoch.terms.get(name) for epoch in history] for name in _terms(history)
+    }
+    if terms:
+        chart = _panel("Terms of the loss", history, bands, terms, _plain, y_floor=0.0)
+        found.append(("Regularizers' terms, each as its mean over the epoch's steps, beside the training loss", chart))
     if name is not None:
         chart = _panel(name, history, bands, {name: [e.validation.get(name) for e in history]}, _shown_as(name))
         found.append((f"{name} on the validation split", chart))
@@ -66,7 +72,7 @@ def _panel(
     title: str,
     history: Sequence[Epoch],
     bands: tuple[Band, ...],
-    lines: dict[str, Sequence[float | None]],
+    lines: Mapping[str, Sequence[float | None]],
     show_y: Callable[[float], str],
     y_floor: float | None = None,
 ) -> str:
@@ -106,6 +112,11 @@ def _bands(history: Sequence[Epoch]) -> tuple[Band, ...]:
         found.append(Band(start, end, _STAGES[stage]))
         start = end
     return tuple(found)
+
+
+def _terms(history: Sequence[Epoch]) -> list[str]:
+    """Names of the regularizers' terms, in the order in which they first stand."""
+    return list(dict.fromkeys(name for epoch in history for name in epoch.terms))
 
 
 def _losses(history: Sequence[Epoch]) -> list[float | None]:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from prunus.oneshot import LANES
 from prunus.report import formats, metrics
 from prunus.report.facts import Baseline, Facts
+from prunus.runtimes import step_for
 
 # A ratio within 2 % of one is what two runs of the same model differ by; it is no gain and no loss.
 NOISE = 0.02
@@ -69,17 +69,17 @@ def _speed(facts: Facts) -> str | None:
         return f"It got slower: {formats.ratio(latency)} the speed of the dense model ({span}){_uneven(facts)}."
     if latency <= 1 + NOISE:
         return f"It got no faster ({span}){_why_not_faster(facts)}."
-    return f"It runs {formats.ratio(latency)} as fast ({span}){_efficiency(latency, macs)}."
+    return f"It runs {formats.ratio(latency)} as fast ({span}){_efficiency(latency, macs, facts)}."
 
 
-def _efficiency(latency: float, macs: float | None) -> str:
+def _efficiency(latency: float, macs: float | None, facts: Facts) -> str:
     if macs is None or macs <= 1 + NOISE:
         return ""
     share = latency / macs
     text = f"; latency efficiency {formats.percent(share, 0)} (latency ratio / MACs ratio)"
     if share >= 0.9:
         return f"{text}: the saved work became time"
-    return f"{text}: the rest is time that MACs do not explain, such as calls and memory traffic"
+    return f"{text}{_uneven(facts) or ': the rest is time that MACs do not explain, such as calls and memory traffic'}"
 
 
 def _why_not_faster(facts: Facts) -> str:
@@ -91,12 +91,14 @@ def _why_not_faster(facts: Facts) -> str:
 def _uneven(facts: Facts) -> str:
     """Blame channel counts between the steps of a runtime's kernels, where pruning has made such counts."""
     latency = facts.pruned.latency
-    found = [g for g in facts.groups if g.kind == "channel" and g.size % LANES == 0 and g.kept % LANES]
+    channels = [(group, step_for(group.size)) for group in facts.groups if group.kind == "channel"]
+    found = [(group, step) for group, step in channels if not group.size % step and group.kept % step]
     if not found or latency is None:
         return ""
-    counts = f"{_plural(len(found), 'channel count is', 'channel counts are')} no multiple of {LANES} any more"
-    first = f"such as {found[0].name} ({found[0].size} → {found[0].kept})"
-    return f": {counts}, {first}, and kernels of {latency.runtime} are often slower there; try round_to: {LANES}"
+    (first, step), counts = found[0], _plural(len(found), "channel count is", "channel counts are")
+    named = f"such as {first.name} ({first.size} → {first.kept}, no multiple of {step})"
+    why = f"and kernels of {latency.runtime} are often slower there"
+    return f": {counts} between the steps of kernels now, {named}, {why}; try round_to: auto"
 
 
 def _zeros(facts: Facts) -> str | None:

@@ -44,7 +44,7 @@ def export_onnx(
     module = copied(unwrapped(model)).eval()
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial.onnx")
     try:
-        _write(module, args, dict(kwargs or {}), partial)
+        write(module, args, dict(kwargs or {}), partial)
         max_rel = _difference(module, args, dict(kwargs or {}), partial)
         if not max_rel <= TOLERANCE:
             raise ProofError(f"ONNX Runtime and torch differ by {max_rel:.1e} (relative) on the example inputs")
@@ -56,7 +56,8 @@ def export_onnx(
     return Exported(path, max_rel)
 
 
-def _write(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], path: Path) -> None:
+def write(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], path: Path) -> None:
+    """Export with torch's exporter, the batch open; raises InputError without the `onnx` extra."""
     try:
         import onnx  # noqa: F401 - torch's exporter needs both, and says so less clearly
         import onnxscript  # noqa: F401
@@ -70,7 +71,7 @@ def _write(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], pat
     open_batch = {0: torch.export.Dim.AUTO}
     shapes = pytree.tree_map(lambda x: open_batch if isinstance(x, Tensor) and x.dim() else None, dict(bound))
     options: dict[str, Any] = {"dynamic_shapes": shapes, "input_names": names, "verbose": False}
-    with _quiet(), torch.no_grad():
+    with quiet(), torch.no_grad():
         program = torch.onnx.export(module, args, kwargs=kwargs, dynamo=True, **options)
         assert program is not None
         program.save(path)
@@ -89,7 +90,7 @@ class _Positional(nn.Module):
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep back what exporters say of foldings that failed and packages they miss: the file is run and compared."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
     levels = [logger.level for logger in loggers]

@@ -83,7 +83,12 @@ def choose(
         ranked = scores if course.regrows else _with_pruned_lowest(scores, before)
         measured = course.measured.get(target.name, {})
         scored[target.name] = ScoredTarget.of(
-            target, ranked, round_to=policy.round_to, pruned=before, measured=measured
+            target,
+            ranked,
+            round_to=policy.round_to,
+            max_ratio=policy.max_ratio,
+            pruned=before,
+            measured=measured,
         )
     progress = fraction / (course.schedule.final or 1.0)
     due = progress if share.uses_progress else fraction

@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from torch import Tensor, nn
 
 from prunus.axes import Graph
+from prunus.costs import energy_of_structure
 from prunus.errors import InputError
 
-_STRUCTURAL = ("macs", "params", "bytes")
+_STRUCTURAL = ("macs", "params", "bytes", "energy")
 
 
 def check_quantities(quantities: Sequence[str], graph: Graph | None) -> None:
@@ -31,13 +32,15 @@ def figure(
 ) -> tuple[float, float]:
     """Return a quantity of the pruned and of the dense model.
 
-    sparsity, nnz: zeros are what the masks hold, over all parameters, ties once. macs, params, bytes:
+    sparsity, nnz: zeros are what the masks hold, over all parameters, ties once. macs, params, bytes, energy:
     once pruned units are removed, on the inputs that the graph was traced with.
     """
     if quantity in _STRUCTURAL:
         assert graph is not None, "check_quantities has seen to it"
-        left = graph.size({name: int((~units).sum()) for name, units in pruned_units().items()})
-        return getattr(left, quantity), getattr(graph.size(), quantity)
+        sizes = {name: int((~units).sum()) for name, units in pruned_units().items()}
+        if quantity == "energy":
+            return energy_of_structure(graph, sizes), energy_of_structure(graph)
+        return getattr(graph.size(sizes), quantity), getattr(graph.size(), quantity)
     parameters = dict(model.named_parameters())
     total = sum(parameter.numel() for parameter in parameters.values())
     zeros = sum(int((~mask).sum()) for name, mask in masks.items() if name in parameters)

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from prunus.allocation import Allocator, Regrowing, allocator
+from prunus.allocation import Allocator, Regrowing, RoundTo, allocator, num_kept
 from prunus.criteria import Criterion, criterion
 from prunus.errors import InputError, NameNotFound, naming
-from prunus.granularity import COUPLED, FIXED, NM, Granularity, TargetSpec, check_targets, granularity
+from prunus.granularity import COUPLED, FIXED, NM, Depth, Granularity, TargetSpec, check_targets, granularity
 from prunus.granularity.checks import check_size
 from prunus.schedules.kinds import OneShot, Schedule
 from prunus.schedules.reading import schedule
@@ -26,7 +26,8 @@ class Policy:
     criterion: `l1`, `l2`, … allocation: `uniform`, `global`, `{per_layer: {…}}`, `{threshold: {…}}`,
         `{sensitivity: {…}}`, `{splicing: {…}}`.
     solver: mends the weights that are left after every pruning: `lstsq`, `admm`, `sparsegpt`, …; see
-        `prunus.solvers`. round_to: filters and channels are kept in multiples of this.
+        `prunus.solvers`. round_to: filters and channels are kept in multiples of this; `auto` takes the steps of
+        runtimes' convolutions. max_ratio: the largest share of a target that may go.
     name: shown in the log, and the masks' source; the granularity by default.
     Raises InputError or NameNotFound that begin with the field's name.
     """
@@ -37,12 +38,14 @@ class Policy:
     criterion: str | Criterion = "l1"
     allocation: str | Mapping[str, Any] | Allocator = "uniform"
     solver: str | Solver | None = None
-    round_to: int = 1
+    round_to: RoundTo = 1
+    max_ratio: float = 1.0
     name: str | None = None
 
     def __post_init__(self) -> None:
         with naming("granularity"):
             kind = granularity(self.granularity)
+            _check_gradual(kind)
         with naming("targets"):
             check_targets(self.targets, kind)
         with naming("criterion"):
@@ -54,6 +57,7 @@ class Policy:
                 solver(self.solver)
         when = schedule(self.schedule)
         _check_round_to(self.round_to, kind)
+        num_kept(self.max_ratio, 1)
         if self.name is not None and (not isinstance(self.name, str) or not self.name):
             raise InputError(f"name is {self.name!r}; a text is wanted")
         if isinstance(share, Regrowing):
@@ -83,9 +87,21 @@ def policy(spec: Mapping[str, Any] | Policy) -> Policy:
     return Policy(**spec)
 
 
+def _check_gradual(kind: Granularity) -> None:
+    if isinstance(kind, Depth):
+        raise InputError(
+            "layer leaves out whole residual blocks, which no mask of weights does in every model; leave them out "
+            "before training, with `prunus.prune(model, inputs, granularity='layer', …)`, and let the policies prune "
+            "what it returns (in a recipe: what the function that `model` names returns)"
+        )
+
+
 def _check_round_to(round_to: Any, kind: Granularity) -> None:
-    check_size("round_to", round_to)
-    if round_to > 1 and kind.name not in COUPLED:
+    if isinstance(round_to, str) and round_to != "auto":
+        raise InputError(f"round_to is {round_to!r}; a whole number or auto is wanted")
+    if round_to != "auto":
+        check_size("round_to", round_to)
+    if round_to != 1 and kind.name not in COUPLED:
         raise InputError(f"round_to is {round_to}, but {kind.name} is not rounded; only filter and channel are")
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from prunus.allocation import Budget, check_ratio, parse_budget
+from prunus.errors import InputError
 
 # A quantity -> (its figure now, the dense model's).
 Figures = Callable[[str], tuple[float, float]]
@@ -18,7 +19,7 @@ class Stop(Protocol):
 
     @property
     def quantity(self) -> str:
-        """What it looks at: sparsity, macs, params, bytes or nnz."""
+        """What it looks at: sparsity, macs, params, bytes, energy or nnz."""
 
     def reached(self, figures: Figures) -> str | None:
         """Return the reason to stop in words, or None to go on."""
@@ -48,7 +49,7 @@ class StopAtSparsity:
 class StopAtBudget:
     """Stop when the thinned model costs no more than a budget such as `macs=0.33` or `params<=2e6`.
 
-    macs, params and bytes count what is left once pruned filters are removed, so they need a traced
+    macs, params, bytes and energy count what is left once pruned filters are removed, so they need a traced
     graph; nnz and sparsity count zeros.
     """
 
@@ -56,6 +57,10 @@ class StopAtBudget:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "budget", parse_budget(self.budget))
+        if self.quantity == "latency":
+            raise InputError(
+                "stop: a latency is not measured while a model trains; give it to a policy as target, or stop at macs"
+            )
 
     @property
     def quantity(self) -> str:

@@ -86,29 +86,29 @@ def clamped(meter: Meter, done: Sequence[int], wanted: int) -> int:
     return knob.steps[index]
 
 
-def repaired(meter: Meter, choice: Sequence[int]) -> Choice:
-    """Return a choice that meets the budget: each knob as far on the way to its most as is needed, and no further.
+def brought(meter: Meter, choice: Sequence[int], goal: float) -> Choice:
+    """Return a choice in the same direction that leaves as much as a goal allows, and meets the budget.
 
-    One that meets it already is returned as it is.
+    goal: a share of the dense model; at the meter's limit or above, the budget alone decides. One that leaves more
+    goes, with every knob by the same share of its way, towards the most; one that leaves less goes back towards the
+    whole model.
     """
     places = [knob.place(count) for knob, count in zip(meter.knobs, choice, strict=True)]
-    grain = max(len(knob.steps) for knob in meter.knobs)
+    lasts = [len(knob.steps) - 1 for knob in meter.knobs]
+    grain = 2 * max(len(knob.steps) for knob in meter.knobs)
 
-    def moved(part: int) -> Choice:
-        shares = [place + math.ceil((len(k.steps) - 1 - place) * part / grain) for k, place in _with(meter, places)]
-        return tuple(knob.steps[place] for knob, place in _with(meter, shares))
+    def between(starts: Sequence[int], ends: Sequence[int], part: int) -> Choice:
+        moved = (start + math.ceil((end - start) * part / grain) for start, end in zip(starts, ends, strict=True))
+        return tuple(knob.steps[place] for knob, place in zip(meter.knobs, moved, strict=True))
 
-    if meter.is_met(moved(0)):
-        return moved(0)
-    return moved(first(1, grain, lambda part: meter.is_met(moved(part))))
+    def holds(found: Choice) -> bool:
+        return meter.is_met(found) and (goal >= meter.limit or meter.share(found) <= goal)
+
+    nothing = [0] * len(places)
+    starts, ends = (nothing, places) if holds(between(places, places, 0)) else (places, lasts)
+    return between(starts, ends, first(0, grain, lambda part: holds(between(starts, ends, part))))
 
 
 def uniform(meter: Meter) -> Choice:
-    """Return the mildest choice of one ratio for all knobs that meets the budget, repaired where rounding needs it."""
-    grain = 1000
-    index = first(0, grain - 1, lambda i: meter.is_met([knob.at(i / grain) for knob in meter.knobs]) or i == grain - 1)
-    return repaired(meter, [min(knob.top, knob.at(index / grain)) for knob in meter.knobs])
-
-
-def _with(meter: Meter, places: Sequence[int]) -> list[tuple[Knob, int]]:
-    return list(zip(meter.knobs, places, strict=True))
+    """Return the mildest choice of one ratio for all knobs that meets the budget, as far as their steps allow."""
+    return brought(meter, [knob.at(0.5) for knob in meter.knobs], meter.limit)

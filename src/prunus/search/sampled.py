@@ -1,7 +1,8 @@
 """Evolution and Bayesian search through Optuna's samplers, with its storage.
 
-Candidates that miss the budget are repaired, not punished: every knob moves towards its most, by the same share of
-what it has left, as far as the budget needs. What is told to the sampler is what the repaired candidate gave.
+A candidate is a direction, a number per knob, and a cost between four fifths of the budget and all of it. Whatever the
+direction's own cost, it is repaired, not punished: it is followed as far as that cost allows, see `meter.brought`. What
+is told to the sampler, accuracy and cost, is what the repaired candidate gave.
 """
 
 from __future__ import annotations
@@ -12,20 +13,25 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from prunus.errors import InputError
-from prunus.search.meter import repaired, uniform
+from prunus.search.meter import brought, uniform
 from prunus.search.problem import Book, Problem, check_trials
 from prunus.search.space import Choice, Knob
+
+SPREAD = 0.8
+"""The cheapest cost that is tried, as a share of the budget: cheaper ones are not asked for, but show what is lost."""
 
 
 @dataclass(frozen=True)
 class Evolve:
-    """NSGA-II over accuracy and cost. trials: candidates; population: of each generation.
+    """NSGA-II over accuracy and cost.
+
+    trials: candidates; population: of each generation, small, as a candidate is dear.
 
     Source: Deb et al. 2002, "A fast and elitist multiobjective genetic algorithm: NSGA-II".
     """
 
     trials: int = 200
-    population: int = 20
+    population: int = 12
     name: ClassVar[str] = "evolve"
 
     def __post_init__(self) -> None:
@@ -62,7 +68,7 @@ class Bayes:
 
 def _run(problem: Problem, book: Book, trials: int, sampler: Any) -> None:
     """Ask, repair, judge, tell. The sampler's seed is made anew per trial, so that no hidden state survives a kill."""
-    optuna = _optuna()
+    optuna, limit = _optuna(), problem.meter.limit
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -71,12 +77,13 @@ def _run(problem: Problem, book: Book, trials: int, sampler: Any) -> None:
         while (told := _num_told(study)) < trials:
             study.sampler = sampler(optuna.samplers, told)
             if told == 0 and not study.get_trials(states=(optuna.trial.TrialState.WAITING,)):
-                study.enqueue_trial(_places(problem.knobs, uniform(problem.meter)))
+                study.enqueue_trial({**_places(problem.knobs, uniform(problem.meter)), "cost": limit})
             asked = study.ask()
             places = [
                 asked.suggest_int(_label(t, knob), 0, len(knob.steps) - 1) for t, knob in enumerate(problem.knobs)
             ]
-            choice = repaired(problem.meter, [knob.steps[p] for knob, p in zip(problem.knobs, places, strict=True)])
+            direction = [knob.steps[place] for knob, place in zip(problem.knobs, places, strict=True)]
+            choice = brought(problem.meter, direction, asked.suggest_float("cost", SPREAD * limit, limit))
             trial = book.measure(choice, trials)
             study.tell(asked, [trial.metric, trial.share])
 

@@ -33,6 +33,7 @@ from prunus.sensitivity.store import fingerprint
 from prunus.solvers import Solver
 from prunus.solvers import solver as read_solver
 from prunus.statistics import Calibration, Loss, calibration
+from prunus.training import random_state
 
 METHODS: dict[str, type[AMC] | type[NetAdapt] | type[Evolve] | type[Bayes]] = {
     "amc": AMC,
@@ -105,8 +106,9 @@ def search(
     bench = None if train is None else Adaptation(space, model, evaluate, train, seed, hands, seen)
     problem = Problem(meter, judge, mode, bench)
     mark = _mark(model, chosen, budget, seed, mode, space, train, solver)
-    book = Book(problem, TrialStore(store, mark), progress)
-    chosen.run(problem, book, seed)
+    with random_state():
+        book = Book(problem, TrialStore(store, mark), progress)
+        chosen.run(problem, book, seed)
     return _result(book, space, chosen, budget, mode)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -139,6 +140,16 @@ class Weights:
         """Add one observation under every name of each weight."""
         for name, place in self._place.items():
             found.add_((statistic, name), values[place].detach())
+
+    def give_(self, found: Statistics, statistic: str, sums: Sequence[Tensor], count: float) -> None:
+        """Hand over sums that were made for this, without a copy; every name of a weight reads the same."""
+        first: dict[int, str] = {}
+        for name, place in self._place.items():
+            if first.setdefault(place, name) == name:
+                found.open_((statistic, name), partial(sums.__getitem__, place))
+                found.count_((statistic, name), count)
+            else:
+                found.share_((statistic, name), (statistic, first[place]))
 
 
 def _gauss_newton(weights: Sequence[Tensor], model: nn.Module, sample: Batch, calibration: Calibration) -> list[Tensor]:

@@ -6,7 +6,7 @@ Every function takes what it needs: a model, an iterable of (x, y), an optimizer
 from prunus.batches import check_loader, first_inputs, num_samples
 from prunus.statistics import recalibrate_
 from prunus.training.checkpoint import load_checkpoint, save_checkpoint
-from prunus.training.evaluate import evaluate
+from prunus.training.evaluate import Evaluation, evaluate
 from prunus.training.loop import EpochResult, check_batch, train_epoch
 from prunus.training.losses import loss_by_name
 from prunus.training.optimizers import build_optimizer, check_optimizer
@@ -16,6 +16,7 @@ from prunus.training.seeding import random_state, reseed
 
 __all__ = [
     "EpochResult",
+    "Evaluation",
     "Rate",
     "Reporter",
     "Silent",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -62,25 +63,87 @@ def check_metric_name(name: str) -> str:
     return name
 
 
+class Tally:
+    """Adds up named metrics, batch by batch."""
+
+    def __init__(self, named: Sequence[str], loss: Loss, name: str) -> None:
+        self._sums = dict.fromkeys(named, 0.0)
+        self._ranks = [int(metric[3:]) for metric in named if metric != "loss"]
+        self._loss, self._name = loss, name
+        self._samples = self._answers = 0
+
+    def add(self, output: Tensor, target: Any, size: int) -> None:
+        """Count one batch of `size` samples."""
+        self._samples += size
+        if "loss" in self._sums:
+            with blame(f"{self._name}: the loss"):
+                self._sums["loss"] += float(self._loss(output, target)) * size
+        if self._ranks:
+            self._answers += target.numel() if isinstance(target, Tensor) else 0
+            for rank, hits in correct_at(output, target, self._ranks).items():
+                self._sums[f"top{rank}"] += hits
+
+    def result(self) -> dict[str, float]:
+        """Return the mean over samples for the loss, over answers for the others."""
+        means = {key: value / (self._samples if key == "loss" else self._answers) for key, value in self._sums.items()}
+        return {key: _finite(value, f"the metric {key} on {self._name}") for key, value in means.items()}
+
+
 def _named_metrics(
     model: nn.Module, loader: Any, loss: Loss, named: Sequence[str], name: str, device: torch.device
 ) -> dict[str, float]:
-    sums = dict.fromkeys(named, 0.0)
-    samples = answers = 0
+    tally = Tally(named, loss, name)
     for inputs, target in batches(loader, name, device):
-        output = forward(model, inputs, name)
-        size = len(inputs[0])
-        samples += size
-        if "loss" in sums:
-            with blame(f"{name}: the loss"):
-                sums["loss"] += float(loss(output, target)) * size
-        ranks = [int(metric[3:]) for metric in named if metric != "loss"]
-        if ranks:
-            answers += target.numel() if isinstance(target, Tensor) else 0
-            for rank, hits in correct_at(output, target, ranks).items():
-                sums[f"top{rank}"] += hits
-    means = {key: value / (samples if key == "loss" else answers) for key, value in sums.items()}
-    return {key: _finite(value, f"the metric {key} on {name}") for key, value in means.items()}
+        tally.add(forward(model, inputs, name), target, len(inputs[0]))
+    return tally.result()
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """`evaluate` with all but the model given: the ready evaluation of a sensitivity analysis, which reads data once.
+
+    metrics: the judged one first. data, loss, name, device: as in `evaluate`.
+    """
+
+    data: Any
+    loss: Loss
+    metrics: Sequence[Metric] = NAMED_METRICS
+    name: str = "data"
+    device: torch.device | str = "cpu"
+
+    def __call__(self, model: nn.Module) -> dict[str, float]:
+        """Evaluate a model."""
+        return evaluate(model, self.data, self.loss, metrics=self.metrics, name=self.name, device=self.device)
+
+    def tally(self) -> Tally | None:
+        """Return an empty tally, or None where some metric is a function of the model."""
+        named = [check_metric_name(metric) for metric in self.metrics if isinstance(metric, str)]
+        return Tally(named, self.loss, self.name) if len(named) == len(self.metrics) else None
+
+    def each(self, model: nn.Module, visit: Callable[[Tensor, Any, int], bool]) -> None:
+        """Call the model on every batch in eval mode without gradients, until a visit of its output returns True."""
+        was_training = model.training
+        model.eval()
+        try:
+            with torch.no_grad():
+                for inputs, target in batches(self.data, self.name, torch.device(self.device)):
+                    if visit(forward(model, inputs, self.name), target, len(inputs[0])):
+                        break
+        finally:
+            model.train(was_training)
+
+    def examples(self, output: Tensor, target: Any) -> Tensor:
+        """Return for each answer whether the judged metric counts it, (N,) float64.
+
+        Raises InputError where the judged metric is not top1 or top5.
+        """
+        judged = self.metrics[0]
+        if judged not in ("top1", "top5"):
+            raise InputError(f"the judged metric is {judged!r}; only top1 and top5 have a value per example")
+        correct_at(output, target, [int(judged[3:])])  # checks the shapes
+        best = output.topk(min(int(judged[3:]), output.shape[1]), dim=1).indices
+        right: Tensor = (best == target.unsqueeze(1)).any(dim=1).flatten().double()
+        return right
 
 
 def correct_at(output: Tensor, target: Any, ranks: Sequence[int]) -> dict[int, int]:

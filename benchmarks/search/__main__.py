@@ -1,0 +1,89 @@
+"""Uniform, global, sensitivity, AMC, evolution and NetAdapt on a ResNet-8, for one budget, then fine-tuned alike.
+
+    python -m benchmarks.search                            # three seeds, then the page
+    python -m benchmarks.search --seeds 0 --only amc
+    python -m benchmarks.search --page                     # only write the page of what the store holds
+
+A line per budget, seed and way is appended to the store as it finishes, and the searches keep their own trials beside
+it: a second run goes on where the first was killed. One process, one thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from benchmarks.search.report import markdown
+from benchmarks.search.task import Task
+from benchmarks.search.ways import WAYS
+
+from prunus.statistics import recalibrate_
+from prunus.training.files import append_line, read_lines
+
+ROOT = Path(__file__).parents[2]
+STORE = Path(os.environ.get("PRUNUS_BENCH", ROOT / "benchmarks" / "search" / "store"))
+RESULT = ROOT / "benchmarks" / "results" / "search.md"
+
+
+def main() -> None:
+    """Run what the store lacks, then write the page."""
+    options = arguments()
+    torch.set_num_threads(1)
+    STORE.mkdir(parents=True, exist_ok=True)
+    lines = STORE / "lines.jsonl"
+    for seed in [] if options.page else options.seeds:
+        for target in options.targets:
+            for way in options.only or WAYS:
+                done = {(line["target"], line["seed"], line["way"]) for line in read_lines(lines)}
+                if (target, seed, way) not in done:
+                    append_line(lines, one(Task(seed, STORE), target, way))
+    RESULT.write_text(markdown(read_lines(lines), "python -m benchmarks.search"), encoding="utf-8")
+
+
+def one(task: Task, target: str, way: str) -> dict[str, Any]:
+    """Search, prune, prove, fine-tune, and read the test images of both models."""
+    dense, slug = task.model, target.replace("=", "-").replace("@", "-")
+    start, worked = time.perf_counter(), time.process_time()
+    found = WAYS[way](task, target, STORE / f"{slug}-{way}-{task.seed}.jsonl")
+    searched, processor = time.perf_counter() - start, time.process_time() - worked
+    small = found.plan.apply(found.weights)
+    recalibrate_(small, task.norms)
+    before = task.test(small)
+    task.fine_tune(small)
+    size, full = task.graph.size(found.plan.sizes), task.graph.size()
+    line = {
+        "target": target,
+        "seed": task.seed,
+        "way": way,
+        "dense": task.test(dense),
+        "judged": found.judged,
+        "before": before,
+        "after": task.test(small),
+        "macs": size.macs / full.macs,
+        "params": size.params / full.params,
+        "left": {group.name: found.plan.sizes.get(group.name, group.size) for group in task.graph.groups},
+        "candidates": found.candidates,
+        "seconds": searched,
+        "processor": processor,
+    }
+    print(json.dumps(line), flush=True)
+    return line
+
+
+def arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--targets", nargs="+", default=["macs=0.5"], help="budgets")
+    parser.add_argument("--only", nargs="+", choices=list(WAYS), help="ways")
+    parser.add_argument("--page", action="store_true", help="only write the page of what the store holds")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

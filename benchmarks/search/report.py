@@ -1,0 +1,91 @@
+"""From the store to Markdown."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from benchmarks.coverage.report import table
+from benchmarks.search.task import ABOUT, SHORT_STEPS
+from benchmarks.search.ways import CANDIDATES, CRITERION, EPISODES, WAYS
+
+from prunus import costs
+
+Line = Mapping[str, Any]
+ABOUT_WAYS = f"""\
+* `uniform`, `global`: one ratio, or one threshold over normalised scores, for all groups; nothing is judged.
+* `sensitivity`: the curves of single groups, cut at the smallest drop whose ratios meet the budget.
+* `amc`: {EPISODES} episodes; `evolve`: {CANDIDATES} candidates of NSGA-II.
+* `netadapt`: rounds of proposals, each fine-tuned on {SHORT_STEPS} batches; it hands on the weights that it trained.
+* `netadapt-ratios`: its counts on the dense weights, so that all rows start from the same weights.
+Units go by `{CRITERION}` everywhere. *judged*: the best candidate on the images that judged; *before*, *after*: on the
+test images, before and after the same fine-tuning. Time is the search's alone, of the first run."""
+
+
+def markdown(lines: Sequence[Line], command: str) -> str:
+    """Return the whole page."""
+    around = {k: v for k, v in costs.environment().items() if k not in ("device", "dtype")}
+    blocks = [
+        "# Search: which ratios, for one budget",
+        f"`{command}`",
+        ABOUT,
+        ABOUT_WAYS,
+        "\n".join(f"* {key}: {value}" for key, value in {**around, "threads": 1}.items()),
+    ]
+    for target in dict.fromkeys(line["target"] for line in lines):
+        mine = [line for line in lines if line["target"] == target]
+        seeds = sorted({line["seed"] for line in mine})
+        dense = {line["seed"]: line["dense"] for line in mine}
+        blocks.append(f"## {target}: seeds {', '.join(map(str, seeds))}; dense {_spread(list(dense.values()))}")
+        blocks.append(_rows(mine))
+        blocks.append(_verdict(mine))
+        blocks.append("### Units left, first seed")
+        blocks.append(_left(mine, seeds[0]))
+    return "\n\n".join(blocks) + "\n"
+
+
+def _rows(lines: Sequence[Line]) -> str:
+    head = ["", "seeds", "before", "after", "judged", "MACs left", "parameters left", "candidates", "seconds", "CPU s"]
+    rows = []
+    for way in WAYS:
+        mine = [line for line in lines if line["way"] == way]
+        if not mine:
+            continue
+        judged = [line["judged"] for line in mine if line["judged"] is not None]
+        rows.append(
+            [
+                f"`{way}`",
+                str(len(mine)),
+                *(_spread([line[key] for line in mine]) for key in ("before", "after")),
+                _spread(judged) if judged else "",
+                *(f"{statistics.mean(line[key] for line in mine):.3f}" for key in ("macs", "params")),
+                f"{statistics.mean(line['candidates'] for line in mine):.0f}",
+                *(f"{statistics.median(line[key] for line in mine):.0f}" for key in ("seconds", "processor")),
+            ]
+        )
+    return table(head, rows)
+
+
+def _verdict(lines: Sequence[Line]) -> str:
+    """Say of AMC and NetAdapt whether they beat uniform, seed by seed, before and after the fine-tuning."""
+    plain = {line["seed"]: line for line in lines if line["way"] == "uniform"}
+    said = []
+    for way in ("amc", "evolve", "netadapt", "netadapt-ratios"):
+        pairs = [(line, plain[line["seed"]]) for line in lines if line["way"] == way and line["seed"] in plain]
+        if pairs:
+            gains = {key: [100 * (mine[key] - other[key]) for mine, other in pairs] for key in ("before", "after")}
+            words = [f"{key} fine-tuning by {', '.join(f'{g:+.2f}' for g in gains[key])} points" for key in gains]
+            said.append(f"* `{way}` over `uniform`, seed by seed: {'; '.join(words)}.")
+    return "\n".join(said)
+
+
+def _left(lines: Sequence[Line], seed: int) -> str:
+    mine = {line["way"]: line["left"] for line in lines if line["seed"] == seed}
+    groups = list(next(iter(mine.values())))
+    return table(["", *groups], [[f"`{way}`", *(str(mine[way][g]) for g in groups)] for way in WAYS if way in mine])
+
+
+def _spread(values: Sequence[float]) -> str:
+    mean = f"{100 * statistics.mean(values):.2f}"
+    return f"{mean} ± {100 * statistics.stdev(values):.2f}" if len(values) > 1 else mean

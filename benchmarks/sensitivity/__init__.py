@@ -1,0 +1,1 @@
+"""Sensitivity analysis: wall time against the naive loop, with equal tables."""

@@ -1,0 +1,89 @@
+"""Meet a latency: by the table first, then by what whole models measure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from prunus.allocation import Budget, Counts, latency_ruler
+from prunus.allocation.rulers import Left
+from prunus.axes import Graph
+from prunus.errors import InputError
+from prunus.oneshot.budgets import meet
+from prunus.runtimes import Check, LatencyTable, device, latency_table
+
+TOLERANCE = 0.03
+"""How far, relatively, a measured latency may lie from the one that was asked for."""
+_AIM = 0.015
+_TRIES = 6
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How a latency was met.
+
+    asked: share of the dense model's. check: what the table said and what was measured; None where it was given.
+    table: the table in words, with its error bar.
+    """
+
+    asked: float
+    device: str
+    check: Check | None
+    table: str
+
+    @property
+    def missed_by(self) -> float:
+        """How far the measured latency lies from the one asked for, relatively."""
+        return 0.0 if self.check is None else self.check.measured / self.asked - 1
+
+    def __str__(self) -> str:
+        if self.check is None:
+            return f"{self.asked:.3f} of the dense latency by {self.device}, which was not measured here"
+        said = (
+            f"{self.check.measured:.3f} ± {self.check.error:.3f} of the dense latency measured on {self.device}, "
+            f"{self.asked:.3f} asked, {self.check.predicted:.3f} looked up"
+        )
+        return said if abs(self.missed_by) <= TOLERANCE else f"{said}: missed by {abs(self.missed_by):.1%}"
+
+
+def meet_latency(
+    graph: Graph,
+    budget: Budget,
+    counts: Callable[[float], dict[str, int]],
+    left: Left,
+    equal: Sequence[tuple[str, ...]],
+    steps: Mapping[str, int],
+) -> tuple[dict[str, int], Timing]:
+    """Find counts by the table, measure the whole model against the dense one, correct, until both agree.
+
+    The arguments are those of `meet`. left: what counts leave of the model.
+    Returns the counts that came closest, and how close. Raises InputError where the budget is out of reach, or needs
+    nothing to be pruned.
+    """
+    on = device(budget.device or "torch")
+    table = latency_table(graph, on)
+    ruler = latency_ruler(table, left)
+    asked = budget.limit if budget.relative else budget.limit / table.dense_ms
+    if asked >= 1:
+        raise InputError(f"budget {budget} is met by the dense model, which takes {table.dense_ms:.3g} ms on {on}")
+
+    def chosen_at(share: float) -> Counts:
+        return meet(replace(budget, limit=share, relative=True), counts, ruler, equal, steps, close=_AIM)
+
+    chosen = chosen_at(asked)
+    if not isinstance(table, LatencyTable):
+        return dict(chosen), Timing(asked, str(on), None, str(table))
+    tried: list[tuple[Counts, Check]] = []
+    aim = asked
+    while len(tried) < _TRIES and chosen not in [counts for counts, _ in tried]:
+        check = table.measure(*left(chosen))
+        tried.append((chosen, check))
+        if abs(check.measured / asked - 1) <= _AIM:
+            break
+        aim = min(0.999, aim * asked / check.measured)
+        try:
+            chosen = chosen_at(aim)
+        except InputError:  # what the table says is out of reach now was not when it was first asked
+            break
+    best, check = min(tried, key=lambda pair: abs(pair[1].measured - asked))
+    return dict(best), Timing(asked, str(on), check, str(table))

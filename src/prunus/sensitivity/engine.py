@@ -1,0 +1,131 @@
+"""Measures cells: many in a pass where outputs can be replayed, one by one where not, and says why."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from prunus.sensitivity.cells import Cell, Cutter
+from prunus.sensitivity.contents import default_limit
+from prunus.sensitivity.naive import Evaluate, measure
+from prunus.sensitivity.passes import Found, Pass
+from prunus.sensitivity.survey import DENSE, Survey, take_survey
+from prunus.sensitivity.tape import Refused
+
+
+@dataclass
+class Engine:
+    """Measures cells of one model.
+
+    recalibrate: data for batch norms, measured anew in every cell; then nothing can be replayed.
+    approximate: see `perform_sensitivity_analysis`. seconds: what a pass should take at most, as its cells are
+    lost together when it is killed; where the dense model alone takes long, what it and four times as much take.
+    limit: bytes that a pass keeps in memory.
+    """
+
+    model: nn.Module
+    evaluate: Evaluate
+    cutter: Cutter
+    recalibrate: Any = None
+    approximate: float | None = None
+    seconds: float = 30.0
+    limit: int = field(default_factory=lambda: default_limit())
+    _is_wanted: Callable[[Cell], bool] = field(default=bool, repr=False)
+
+    def measure(
+        self, cells: Sequence[Cell], is_wanted: Callable[[Cell], bool] = lambda cell: True
+    ) -> Iterator[tuple[Cell, Found]]:
+        """Yield the dense model's metrics, then each cell's as they come.
+
+        is_wanted: asked before a cell is begun; another process may have measured it meanwhile.
+        """
+        self._is_wanted = is_wanted
+        if self.recalibrate is not None or not cells:
+            yield from self._one_by_one((DENSE, *cells))
+            return
+        targets = list({cell.key[0]: cell.target for cell in cells if cell.target}.values())
+        survey = take_survey(self.model, self.evaluate, self.cutter, targets)
+        if survey.everything is not None:
+            yield from self._plainly(survey.metrics, cells, survey.everything)
+            return
+        fast = [cell for cell in cells if cell.key[0] not in survey.refused]
+        done: set[Cell] = set()
+        for whole in self._groups(fast, survey):
+            group = [cell for cell in whole if is_wanted(cell)]
+            try:
+                found = self._pass(group, survey) if group else {}
+            except Refused as reason:
+                left = [cell for cell in cells if cell not in done]
+                yield from self._plainly(None, left, str(reason), needs_dense=not done)
+                return
+            if not done:
+                yield self._dense(survey)
+            done.update(found)
+            yield from found.items()
+        if not done:
+            yield self._dense(survey)
+        for target in targets:
+            if target.name in survey.refused:
+                own = [cell for cell in cells if cell.target is target]
+                _say(f"{target.name}", survey.refused[target.name])
+                yield from self._one_by_one(own)
+
+    def _dense(self, survey: Survey) -> tuple[Cell, Found]:
+        assert survey.metrics is not None
+        return DENSE, Found(survey.metrics)
+
+    def _pass(self, group: Sequence[Cell], survey: Survey) -> dict[Cell, Found]:
+        this = Pass(self.model, self.evaluate, self.cutter, survey, group, self.limit, self.approximate)
+        found = this.run()
+        if this.failed and not found:
+            raise Refused(next(iter(this.failed.values())))
+        missing = [cell for cell in group if cell not in found]
+        for cell, reason in this.failed.items():
+            _say(str(cell), reason)
+        return {**found, **dict(self._one_by_one(missing))}
+
+    def _groups(self, cells: Sequence[Cell], survey: Survey) -> Iterator[list[Cell]]:
+        """Part the cells so that one pass takes about the seconds, and its pruned weights fit in memory."""
+        longest = max(self.seconds, 5 * survey.seconds)  # so that the dense model is a fifth of the work at most
+        each = max(0.0, survey.seconds - survey.model_seconds)  # evaluate's own work, once for every cell
+        group: list[Cell] = []
+        time, size = survey.seconds, 0
+        for cell in cells:
+            takes, holds = survey.costs[cell.key[0]] + each, self._bytes(cell)
+            if group and (time + takes > longest or size + holds > self.limit):
+                yield group
+                group, time, size = [], survey.seconds, 0
+            group.append(cell)
+            time, size = time + takes, size + holds
+        if group:
+            yield group
+
+    def _bytes(self, cell: Cell) -> int:
+        assert cell.target is not None
+        tensors = self.cutter.tensors()
+        return sum(tensors[part.param].untyped_storage().nbytes() for part in cell.target.parts)
+
+    def _plainly(
+        self, dense: Any, cells: Sequence[Cell], reason: str, *, needs_dense: bool = True
+    ) -> Iterator[tuple[Cell, Found]]:
+        """Measure one by one, and say why; the dense model again unless its metrics are known."""
+        if dense is not None:
+            yield DENSE, Found(dense)
+        elif needs_dense:
+            yield from self._one_by_one([DENSE])
+        _say("every cell", reason)
+        yield from self._one_by_one(cells)
+
+    def _one_by_one(self, cells: Sequence[Cell]) -> Iterator[tuple[Cell, Found]]:
+        for cell in cells:
+            if cell != DENSE and not self._is_wanted(cell):
+                continue
+            yield cell, Found(measure(self.model, self.evaluate, self.cutter, cell, self.recalibrate))
+
+
+def _say(what: str, reason: str) -> None:
+    warnings.warn(f"sensitivity of {what} takes a whole evaluation per cell: {reason}", stacklevel=2)
