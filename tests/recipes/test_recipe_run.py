@@ -53,7 +53,8 @@ def test_the_folder_holds_what_is_promised(whole):
     out, _ = whole
     names = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
     assert names == {
-        "recipe.yaml", "log.jsonl", "sensitivity.jsonl", "model.prunus", "state/run.json", "state/facts.json",
+        "recipe.yaml", "log.jsonl", "sensitivity.jsonl", "sensitivity.html", "model.prunus",
+        "state/run.json", "state/facts.json",
         "state/train.safetensors", "state/prune.safetensors", "state/fine_tune.safetensors",
     }  # fmt: skip
     assert [(line["stage"], line["epoch"]) for line in log_lines(out.parent)] == EPOCHS

@@ -81,13 +81,30 @@ def sensitivity(session: Session, model: nn.Module, graph: Graph | None) -> Curv
     return None if wanted is None else measure_curves(session, model, graph, wanted, "sensitivity.jsonl")
 
 
-def measure_curves(session: Session, model: nn.Module, graph: Graph | None, wanted: Sensitivity, store: str) -> Curves:
+@dataclass(frozen=True)
+class Effort:
+    """How an analysis is measured; see `prunus.perform_sensitivity_analysis`."""
+
+    workers: int = 1
+    part: str | None = None
+    approximate: float | None = None
+
+
+def measure_curves(
+    session: Session,
+    model: nn.Module,
+    graph: Graph | None,
+    wanted: Sensitivity,
+    store: str,
+    effort: Effort | None = None,
+) -> Curves:
     """Analyse a model; its costs are those of one sample. store: the file of cells in the run's folder."""
+    effort = effort or Effort()
     # How many cells there are is known at the first of them.
     with session.reporter.bar("sensitivity", 1) as bar:
         curves = perform_sensitivity_analysis(
             model,
-            lambda candidate: session.parts.evaluate(candidate, "validation"),
+            session.parts.evaluation("validation"),
             granularity=wanted.granularity,
             levels=wanted.levels,
             criterion=wanted.criterion,
@@ -96,6 +113,9 @@ def measure_curves(session: Session, model: nn.Module, graph: Graph | None, want
             store=session.folder.path(store),
             data=calibration(session),
             progress=bar.at,
+            workers=effort.workers,
+            part=effort.part,
+            approximate=effort.approximate,
         )
     session.reporter.say(str(curves).rstrip())
     return curves if curves.costs is None else replace(curves, costs=replace(curves.costs, samples=TRACED))
