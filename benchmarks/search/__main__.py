@@ -22,6 +22,8 @@ from benchmarks.search.report import markdown
 from benchmarks.search.task import Task
 from benchmarks.search.ways import WAYS
 
+from prunus.allocation import parse_budget
+from prunus.runtimes import LatencyTable, device, latency_table
 from prunus.statistics import recalibrate_
 from prunus.training.files import append_line, read_lines
 
@@ -55,7 +57,8 @@ def one(task: Task, target: str, way: str) -> dict[str, Any]:
     recalibrate_(small, task.norms)
     before = task.test(small)
     task.fine_tune(small)
-    size, full = task.graph.size(found.plan.sizes), task.graph.size()
+    size, full, budget = task.graph.size(found.plan.sizes), task.graph.size(), parse_budget(target)
+    timed = latency_table(task.graph, device(budget.device)) if budget.device else None
     line = {
         "target": target,
         "seed": task.seed,
@@ -66,6 +69,7 @@ def one(task: Task, target: str, way: str) -> dict[str, Any]:
         "after": task.test(small),
         "macs": size.macs / full.macs,
         "params": size.params / full.params,
+        "latency": timed.measure(found.plan.sizes).measured if isinstance(timed, LatencyTable) else None,
         "left": {group.name: found.plan.sizes.get(group.name, group.size) for group in task.graph.groups},
         "candidates": found.candidates,
         "seconds": searched,
@@ -79,7 +83,7 @@ def arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--targets", nargs="+", default=["macs=0.5"], help="budgets")
+    parser.add_argument("--targets", nargs="+", default=["macs=0.5", "latency=0.6@onnxruntime"], help="budgets")
     parser.add_argument("--only", nargs="+", choices=list(WAYS), help="ways")
     parser.add_argument("--page", action="store_true", help="only write the page of what the store holds")
     return parser.parse_args()

@@ -46,12 +46,25 @@ def markdown(lines: Sequence[Line], command: str) -> str:
 
 
 def _rows(lines: Sequence[Line]) -> str:
-    head = ["", "seeds", "before", "after", "judged", "MACs left", "parameters left", "candidates", "seconds", "CPU s"]
+    head = [
+        "",
+        "seeds",
+        "before",
+        "after",
+        "judged",
+        "MACs left",
+        "parameters left",
+        "latency left",
+        "candidates",
+        "seconds",
+        "CPU s",
+    ]
     rows = []
     for way in WAYS:
         mine = [line for line in lines if line["way"] == way]
         if not mine:
             continue
+        timed = [line["latency"] for line in mine if line.get("latency") is not None]
         judged = [line["judged"] for line in mine if line["judged"] is not None]
         rows.append(
             [
@@ -60,6 +73,7 @@ def _rows(lines: Sequence[Line]) -> str:
                 *(_spread([line[key] for line in mine]) for key in ("before", "after")),
                 _spread(judged) if judged else "",
                 *(f"{statistics.mean(line[key] for line in mine):.3f}" for key in ("macs", "params")),
+                f"{statistics.mean(timed):.3f}" if timed else "",
                 f"{statistics.mean(line['candidates'] for line in mine):.0f}",
                 *(f"{statistics.median(line[key] for line in mine):.0f}" for key in ("seconds", "processor")),
             ]

@@ -11,8 +11,11 @@ from benchmarks.search.task import Task
 from torch import nn
 
 import prunus
+from prunus.allocation import parse_budget
+from prunus.allocation.rulers import ruler_of
 from prunus.axes import copied
 from prunus.errors import InputError
+from prunus.granularity import granularity
 from prunus.plans import Plan
 from prunus.search import AMC, Evolve, NetAdapt, SearchResult, search
 from prunus.search.problem import Method
@@ -42,13 +45,14 @@ def _sensitivity(task: Task, target: str, store: Path) -> Found:
         task.model, task.judge, granularity="filter", levels=(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8),
         criterion=CRITERION, graph=task.graph, store=store,
     )  # fmt: skip
-    budget = prunus.allocation.parse_budget(target)
+    budget = parse_budget(target)
+    price = ruler_of(task.graph, budget, granularity("filter"), (), {})
     low, high = 0.0, 1.0
     for _ in range(20):
         middle = (low + high) / 2
         made = _cut(task, curves.ratios(middle))
-        size = task.graph.size(made.sizes if made else {})
-        met = made is not None and budget.is_met(size.macs, task.graph.size().macs)
+        gone = {name: task.graph[name].size - left for name, left in made.sizes.items()} if made else {}
+        met = made is not None and budget.is_met(*price(gone))
         low, high = (low, middle) if met else (middle, high)
     made = _cut(task, curves.ratios(high))
     if made is None:

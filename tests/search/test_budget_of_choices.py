@@ -109,7 +109,7 @@ def test_first_is_the_first(low, extra, turn):
 
 def test_a_budget_out_of_reach_says_how_far_it_gets():
     found = meter("macs=0.01", knobs(3, 6, top=2))
-    with pytest.raises(InputError, match=r"out of reach: .* 0\.\d+ of the dense model is left; raise most="):
+    with pytest.raises(InputError, match=r"out of reach: .* 0\.\d+ of the dense model is left; raise max_ratio="):
         found.check()
 
 
@@ -143,10 +143,10 @@ def space(kind="filter", **how):
 def test_knobs_obey_floors_rounding_ceiling_and_protection():
     assert [knob.steps for knob in space().knobs] == [tuple(range(9)), tuple(range(7))]
     assert [knob.steps for knob in space(round_to=4).knobs] == [(0, 2, 6), (0, 4)]
-    assert [knob.steps for knob in space(most=0.5).knobs] == [tuple(range(6)), tuple(range(5))]
+    assert [knob.steps for knob in space(max_ratio=0.5).knobs] == [tuple(range(6)), tuple(range(5))]
     assert [knob.names for knob in space(protect=["a"]).knobs] == [("b",)]
     assert [knob.size for knob in space("element").knobs] == [270, 80, 40]
-    assert space("element", most=0.9).knobs[0].steps == range(244)
+    assert space("element", max_ratio=0.9).knobs[0].steps == range(244)
 
 
 def test_groups_that_must_stay_equal_share_a_knob():
@@ -180,5 +180,5 @@ def test_granularities_without_ratios_are_refused(kind):
 
 
 def test_where_nothing_may_go_the_error_says_why():
-    with pytest.raises(InputError, match=r"no target can lose a unit with most=0\.1 and round_to=8"):
-        space(most=0.1, round_to=8)
+    with pytest.raises(InputError, match=r"no target can lose a unit with max_ratio=0\.1 and round_to=8"):
+        space(max_ratio=0.1, round_to=8)

@@ -163,6 +163,22 @@ def test_a_cost_of_ones_own_replaces_the_budgets(digits):
     assert sum(result.best.counts.values()) >= 12
 
 
+def test_a_measured_cost_is_reckoned_with_as_it_was_when_a_search_goes_on(digits, tmp_path):
+    clock = iter(range(1, 10**6))
+
+    def watch(counts):
+        return float(24 - sum(counts.values())) + next(clock) * 1e-6, 24.0
+
+    how = {"method": AMC(trials=3), "target": "macs=0.5", "ruler": watch, "store": tmp_path / "s.jsonl"}
+    first = search(digits.model, digits.example, digits.judge, **how)
+    assert search(digits.model, digits.example, digits.judge, **how).trials == first.trials
+
+
+def test_energy_is_a_budget_as_any_other(digits):
+    result = search(digits.model, digits.example, digits.judge, method=AMC(trials=3), target="energy=0.7")
+    assert 0.2 < result.best.share <= 0.7
+
+
 def test_losses_are_searched_for_their_least(digits):
     def judge(model):
         return {"loss": digits.judge(model)["loss"]}

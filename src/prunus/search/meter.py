@@ -61,7 +61,7 @@ class Meter:
         if not self.is_met(self.most):
             raise InputError(
                 f"budget {self.budget} is out of reach: with as much as may go from each target, "
-                f"{self.share(self.most):.3f} of the dense model is left; raise most="
+                f"{self.share(self.most):.3f} of the dense model is left; raise max_ratio="
             )
 
 

@@ -51,7 +51,7 @@ class NetAdapt:
             if not proposals:
                 raise InputError(
                     f"netadapt comes to {meter.share(choice):.3f} of the dense model, and no target can lose enough "
-                    "more; raise most= or lower step"
+                    "more; raise max_ratio= or lower step"
                 )
             total = book.number + len(proposals) * self._rounds(meter, choice, number)
             choice, kept = _round(book, bench, kept, proposals, number, total)

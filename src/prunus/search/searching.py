@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, get_args
 
 import torch
@@ -17,13 +18,14 @@ from prunus.criteria import Criterion
 from prunus.criteria import criterion as read_criterion
 from prunus.errors import InputError, NameNotFound
 from prunus.executors import Executor, find_executor
-from prunus.granularity import COUPLED, Granularity, TargetSpec
+from prunus.granularity import Granularity, TargetSpec
 from prunus.granularity import granularity as read_granularity
 from prunus.plans import Plan
 from prunus.search.amc import AMC
 from prunus.search.environment import Adaptation, Evaluate, Judge, Train
 from prunus.search.meter import Meter, Ruler
 from prunus.search.netadapt import NetAdapt
+from prunus.search.prices import Prices
 from prunus.search.problem import Book, Method, Problem, Progress
 from prunus.search.result import SearchResult
 from prunus.search.sampled import Bayes, Evolve
@@ -59,7 +61,7 @@ def search(
     targets: TargetSpec = "*",
     protect: TargetSpec = (),
     round_to: RoundTo | None = None,
-    most: float | None = None,
+    max_ratio: float | None = None,
     store: str | os.PathLike[str] | None = None,
     train: Train | None = None,
     solver: str | Solver | None = None,
@@ -76,9 +78,11 @@ def search(
     evaluate: takes a model, returns a number or {metric: number}, the first metric being the judged one, on
         *validation* data; it puts the model into eval mode itself. mode: whether more of the metric is better.
     method: `amc`, `netadapt`, `evolve`, `bayes`, or an object of theirs with other settings, such as `AMC(warmup=50)`.
-    target: the budget, such as `macs=0.5` or `sparsity=0.9`. trials: candidates, for methods that are told how many.
-    granularity, criterion, targets, protect, round_to: as in `prunus.plan`. most: the largest share of a target that
-        may go; 0.8 of coupled groups and 0.98 of single weights by default.
+    target: the budget, such as `macs=0.5`, `sparsity=0.9` or `latency=0.6@onnxruntime`; a latency is looked up in the
+        device's table, which is measured first where it is not known.
+    trials: candidates, for methods that are told how many.
+    granularity, criterion, targets, protect, round_to: as in `prunus.plan`. max_ratio: the largest share of a target
+        that may go; 0.8 of coupled groups and 0.98 of single weights by default.
     store: a JSON lines file of every candidate, with the method's state beside it; a later call with the same model and
         settings goes on where an earlier one was killed, and comes to the same result.
     train: trains a candidate in place for a moment, for netadapt; without it candidates are judged as they are pruned.
@@ -97,9 +101,13 @@ def search(
     _check_help(chosen, kind, train, solver, seen)
     with torch.no_grad():
         graph = trace(unwrapped(model), args, kwargs)
-    step: RoundTo = round_to or ("auto" if budget.quantity == "latency" and kind.name in COUPLED else 1)
-    space = find_space(graph, kind, rank, targets=targets, protect=protect, round_to=step, most=most, seen=seen)
+    step: RoundTo = round_to if round_to is not None else "auto" if budget.quantity == "latency" else 1
+    space = find_space(
+        graph, kind, rank, targets=targets, protect=protect, round_to=step, max_ratio=max_ratio, seen=seen
+    )
     price = ruler_of(graph, budget, kind, space.targets, space.scored) if ruler is None else ruler
+    if store is not None and (budget.quantity == "latency" or ruler is not None):
+        price = Prices(price, Path(f"{os.fspath(store)}.prices"))
     meter = Meter(budget, space.knobs, price)
     meter.check()
     judge = Judge(space, model, evaluate, seed, None if solver is None else read_solver(solver), seen)

@@ -101,23 +101,25 @@ def find_space(
     targets: TargetSpec = "*",
     protect: TargetSpec = (),
     round_to: RoundTo = 1,
-    most: float | None = None,
+    max_ratio: float | None = None,
     seen: Calibration | None = None,
 ) -> Space:
     """Resolve targets, score their units, and make one knob per set of targets that go together.
 
-    most: the largest share of a target that may go: 0.8 of coupled groups and 0.98 of single weights by default.
+    max_ratio: the largest share of a target that may go: 0.8 of coupled groups and 0.98 of single weights by default.
     Raises InputError for granularities that leave nothing to choose, and where nothing can be chosen.
     """
     if isinstance(kind, (Depth, *FIXED)):
         raise InputError(f"granularity {kind.name} leaves no ratios to search; choose filter, channel, element, …")
-    share = check_ratio("most", (0.8 if kind.name in COUPLED else 0.98) if most is None else most)
+    share = check_ratio("most", (0.8 if kind.name in COUPLED else 0.98) if max_ratio is None else max_ratio)
     found = find_targets(graph.model, kind, with_protection(targets, protect), graph)
     scores = scores_of(graph.model, found, rank, seen)
     scored = {t.name: ScoredTarget.of(t, scores[t.name], round_to=round_to) for t in found}
     knobs = tuple(_knobs(graph, found, scored, share))
     if not any(knob.top for knob in knobs):
-        raise InputError(f"no target can lose a unit with most={share:g} and round_to={round_to}; raise or lower them")
+        raise InputError(
+            f"no target can lose a unit with max_ratio={share:g} and round_to={round_to}; raise or lower them"
+        )
     return Space(graph, kind, rank, tuple(found), scored, tuple(knob for knob in knobs if knob.top))
 
 
