@@ -128,9 +128,8 @@ def test_the_energy_of_a_structure_is_that_of_the_model_built_so(name: str) -> N
 
 
 @pytest.mark.parametrize("allocation", ALLOCATIONS, ids=str)
-@pytest.mark.parametrize("name", ["resnet20", "vit_cifar"])
-def test_every_allocator_meets_every_budget_to_one_percent(name: str, allocation: Any) -> None:
-    graph = traced(name)
+def test_every_allocator_meets_every_budget_to_one_percent(allocation: Any) -> None:
+    graph = traced("resnet20")
     for quantity in ("macs", "params", "bytes", "energy"):
         sizes = plan(graph, target=f"{quantity}=0.5", allocation=allocation).sizes
         if quantity == "energy":
@@ -140,8 +139,8 @@ def test_every_allocator_meets_every_budget_to_one_percent(name: str, allocation
         assert 0.495 <= got <= 0.5, quantity
     for asked in (0.3, 0.8):
         masks = plan(graph, target=f"sparsity={asked}", granularity="element", allocation=allocation).masks
-        zeros = sum(int((~mask).sum()) for mask in masks.values()) / sum(mask.numel() for mask in masks.values())
-        assert asked <= zeros <= asked + 0.001
+        zeros = sum(int((~mask).sum()) for mask in masks.values())
+        assert asked <= zeros / elements <= asked + 1e-4
 
 
 def test_a_ceiling_holds_for_every_group() -> None:
