@@ -130,6 +130,7 @@ def test_the_energy_of_a_structure_is_that_of_the_model_built_so(name: str) -> N
 @pytest.mark.parametrize("allocation", ALLOCATIONS, ids=str)
 def test_every_allocator_meets_every_budget_to_one_percent(allocation: Any) -> None:
     graph = traced("resnet20")
+    elements = sum(t.num_units for t in weight_targets(graph.model, granularity("element"), "*"))
     for quantity in ("macs", "params", "bytes", "energy"):
         sizes = plan(graph, target=f"{quantity}=0.5", allocation=allocation).sizes
         if quantity == "energy":
