@@ -147,7 +147,8 @@ def run_ratio(
                 if not error.groups:
                     raise
                 found["spared"] = len(error.groups)
-                plan = prunus.plan(graph, ratio=ratio, criterion="l2", allocation="uniform", protect=error.groups)
+                whole = {"group": error.groups}
+                plan = prunus.plan(graph, ratio=ratio, criterion="l2", allocation="uniform", protect=whole)
                 thinned = plan.apply(model).eval()
         record = record_of(thinned)
         assert record is not None

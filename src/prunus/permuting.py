@@ -47,6 +47,15 @@ class Permutation:
     fixed: Mapping[str, str]
     proof: Proof | None
 
+    @property
+    def summary(self) -> str:
+        """How many weights keep more than before, and by how much of their saliency in the mean."""
+        gains = [kept.after - kept.before for name, kept in self.kept.items() if name not in self.fixed]
+        if not gains:
+            return "no weight's inputs could be reordered"
+        mean = sum(gains) / len(gains)
+        return f"the inputs of {len(gains)} of {len(self.kept)} weights reordered, {mean:+.1%} of their saliency kept"
+
     def __str__(self) -> str:
         return "\n".join(
             f"{name}: as it was, {self.fixed[name]}"
@@ -78,6 +87,7 @@ def permuted(
     kind, judge = _read(granularity), _judge(criterion)
     if not isinstance(kind, NM):
         raise InputError(f"granularity is {kind.name!r}; only n:m, such as 2:4, depends on the order of inputs")
+    kind = kind.plain
     tensors, chosen = named_state(graph.model), weight_targets(graph.model, kind, targets)
     seen = collect_for(graph.model, judge, chosen, calibration(data, loss))
     turned = {t.name: t.parts[0].units for t in chosen if isinstance(t.parts[0].units, TurnedUnits)}

@@ -40,7 +40,10 @@ def test_the_set_of_commands_and_options_grows_on_purpose():
     for option in ("--set", "--out", "--dry-run", "--fresh", "--resume"):
         assert option in found
     found = invoke("sensitivity", "--help").output
-    for option in ("--granularity", "--criterion", "--levels", "--targets", "--max-drop", "--target", "--fresh"):
+    for option in (
+        *("--granularity", "--criterion", "--levels", "--targets", "--max-drop", "--target", "--fresh"),
+        *("--workers", "--part", "--approximate", "--set", "--out"),
+    ):
         assert option in found
 
 

@@ -1,5 +1,9 @@
 """FPGM against cdist, and against the geometric median itself; its memory is bounded."""
 
+import resource
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -53,3 +57,27 @@ def test_size_alone_says_nothing():
 def test_nearly_equal_filters_are_told_apart_in_float32():
     units = 100 + torch.arange(4.0)[:, None] * 2**-10 * torch.ones(4, 9)
     assert fpgm(units).tolist() == pytest.approx([6 * 3 * 2**-10, 4 * 3 * 2**-10, 4 * 3 * 2**-10, 6 * 3 * 2**-10])
+
+
+ONE_BY_ONE = """
+import torch
+from prunus.criteria import criterion
+from prunus.granularity import Piece, granularity
+from prunus.statistics import Statistics
+units = granularity("element").units(torch.Size((1, 60_000)))
+print(len(criterion("fpgm").score(Piece.of("w", torch.randn(1, 60_000), units), Statistics())))
+"""
+
+
+@pytest.mark.slow
+def test_sixty_thousand_units_take_no_more_memory_than_few():
+    """60 000² distances are 14 GB; the process may have 6."""
+    limit = 6 << 30
+    run = subprocess.run(
+        [sys.executable, "-c", ONE_BY_ONE],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.stdout == "60000\n", run.stderr[-300:]

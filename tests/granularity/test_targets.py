@@ -206,9 +206,13 @@ KINDS = Graph(
         ({"exclude": [{"kind": ["head", "ffn"]}, "conv2"]}, ["norm"]),
         ({"kind": ["head", "ffn"], "exclude": {"kind": "head"}}, ["wide"]),
         ({}, ["convolution", "wide", "stem", "norm"]),
+        ({"group": ["stem", "wide"]}, ["wide", "stem"]),
+        ({"exclude": {"group": "stem"}}, ["convolution", "wide", "norm"]),
+        ({"group": ["stem", "wide"], "exclude": [{"kind": "ffn"}]}, ["stem"]),
+        ({"exclude": [{"group": ["norm"]}, {"kind": "head"}, "conv2"]}, ["wide"]),
     ],
 )
-def test_groups_are_chosen_by_kind(spec, expected):
+def test_groups_are_chosen_by_kind_and_by_their_own_names(spec, expected):
     assert [t.name for t in group_targets(KINDS, "filter", spec, model=Net())] == expected
 
 
@@ -221,6 +225,8 @@ def test_groups_are_chosen_by_kind(spec, expected):
         ({"kind": 3}, InputError, "kind is 3; a pattern"),
         ({"kind": "ffn", "exclude": {"kind": "ffn"}}, InputError, "no prunable group"),
         ({"kind": "ffn", "name": "stem"}, InputError, "no prunable group"),
+        ({"group": "stm"}, NameNotFound, "no group named 'stm'; did you mean stem"),
+        ({"exclude": {"group": "ste*"}}, NameNotFound, "no group named 'ste\\*'; did you mean stem"),
     ],
 )
 def test_wrong_kinds_are_explained(spec, error, words):
@@ -244,6 +250,7 @@ MIXTURE = Graph(
         ({"type": ["Linear", "Conv2d"]}, ["wide"]),
         ({"exclude": {"kind": "expert"}}, ["wide"]),
         ({"kind": "expert"}, ["fc1"]),
+        ({"group": "fc1"}, ["fc1"]),
         ({"kind": ["expert", "ffn"]}, ["fc1", "wide"]),
         ("fc1", ["fc1"]),
         (["fc1.weight", "conv2"], ["fc1", "wide"]),

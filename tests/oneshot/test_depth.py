@@ -11,7 +11,7 @@ import prunus
 from prunus import zoo
 from prunus.criteria import collect_for, criterion, score_target
 from prunus.errors import InputError, NameNotFound
-from prunus.granularity import block_target
+from prunus.granularity import block_target, weight_targets
 from prunus.plans import named_state
 from prunus.schedules.policy import policy as read_policy
 from prunus.statistics import Calibration, calibration
@@ -219,8 +219,9 @@ def test_what_is_wrong_is_said(model, options, words):
 
 def test_where_blocks_cannot_go_the_word_is_refused():
     model, x = Net(), torch.ones(2, 3)
-    policy = read_policy({"granularity": "layer", "schedule": {"kind": "one_shot", "final": 0.5}})
+    with pytest.raises(InputError, match=r"granularity: layer leaves out whole residual blocks.*prunus\.prune\(model"):
+        read_policy({"granularity": "layer", "schedule": {"kind": "one_shot", "final": 0.5}})
     with pytest.raises(InputError, match=r"weight: granularity layer leaves out whole residual blocks"):
-        prunus.PruningScheduler(model, torch.optim.SGD(model.parameters(), lr=0.1), [policy])
+        weight_targets(model, "layer")
     with pytest.raises(InputError, match="lstsq mends weights whose inputs are pruned"):
         prunus.prune(model, x, ratio=0.5, granularity="layer", solver="lstsq", data=Calibration([x]))

@@ -39,10 +39,10 @@ def spelt() -> tuple[nn.Module, Tensor]:
 def test_the_error_names_the_groups_that_a_literal_fixes_and_the_rest_goes(spelt: tuple[nn.Module, Tensor]) -> None:
     model, x = spelt
     graph = prunus.trace(model, x)
-    with pytest.raises(ProofError, match=r"cannot run with fewer .*protect=\['b', 'd'\]") as caught:
+    with pytest.raises(ProofError, match=r"cannot run with fewer .*protect=\{'group': \['b', 'd'\]\}") as caught:
         prunus.plan(graph, ratio=0.5).apply(model)
     assert caught.value.groups == ("b", "d")
-    small = prunus.plan(graph, ratio=0.5, protect=caught.value.groups).apply(model)
+    small = prunus.plan(graph, ratio=0.5, protect={"group": caught.value.groups}).apply(model)
     assert [layer.out_features for layer in small.children()] == [4, 12, 5, 16, 7, 3]
 
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from prunus.errors import InputError
-from prunus.recipes import analyse, open_recipe, run
+from prunus.recipes import Effort, analyse, open_recipe, run
 from prunus.recipes.folder import open_folder
 from prunus.recipes.schema import Sensitivity
 from prunus.sensitivity import Curves
@@ -135,3 +135,26 @@ def test_fresh_begins_anew(tmp_path):
 def test_what_a_schedule_is_to_meet_is_checked(tmp_path, part, sentence):
     with pytest.raises(InputError, match=sentence):
         open_recipe(write_project(tmp_path, sensitivity=part))
+
+
+def test_parts_and_workers_fill_one_store_to_the_same_curves(tmp_path):
+    for name in ("whole", "shared"):
+        (tmp_path / name).mkdir()
+    whole = analyse(open_recipe(project(tmp_path / "whole")))
+    recipe = project(tmp_path / "shared")
+    first = analyse(open_recipe(recipe), effort=Effort(part="1/2"))
+    assert set(first.files) == {"cells"}
+    assert "part 1/2 is measured" in first.notes[0]
+    analyse(open_recipe(recipe), effort=Effort(part="2/2", workers=2))
+    cells = (tmp_path / "shared" / "out" / "sensitivity.jsonl").read_bytes()
+    both = analyse(open_recipe(recipe))
+    assert (tmp_path / "shared" / "out" / "sensitivity.jsonl").read_bytes() == cells, "nothing was left to measure"
+    assert both.curves == whole.curves
+    with pytest.raises(InputError, match="which of how many"):
+        analyse(open_recipe(recipe), effort=Effort(part="3/2"))
+
+
+def test_cells_that_stop_early_are_marked(tmp_path):
+    found = analyse(open_recipe(project(tmp_path)), effort=Effort(approximate=0.9))
+    assert set(found.curves.approximate) <= set(found.curves.table)
+    assert Curves.from_dict(json.loads(found.files["curves"].read_text())) == found.curves

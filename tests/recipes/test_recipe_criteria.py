@@ -7,7 +7,7 @@ import pytest
 from prunus.errors import InputError, RecipeError
 from prunus.recipes import open_recipe, run
 from recipes.test_recipe_run import assert_same_run
-from recipes.tiny_project import policy, write_project
+from recipes.tiny_project import interrupted_and_resumed, policy, write_project
 
 PRUNE = {
     "epochs": 3,
@@ -46,13 +46,8 @@ def test_the_model_is_pruned_mended_and_proved(whole):
 
 
 @pytest.mark.parametrize("batch", [30, 45, 60, 75])
-def test_interrupted_anywhere_the_resumed_run_is_the_same(tmp_path, monkeypatch, whole, batch):
-    opened = open_recipe(project(tmp_path))
-    monkeypatch.setenv("TINY_INTERRUPT", str(batch))
-    with pytest.raises(KeyboardInterrupt):
-        run(opened)
-    monkeypatch.delenv("TINY_INTERRUPT")
-    assert_same_run(tmp_path / "out", run(opened, resume=True).facts, whole)
+def test_interrupted_anywhere_the_resumed_run_is_the_same(tmp_path, whole, batch):
+    assert_same_run(tmp_path / "out", interrupted_and_resumed(project(tmp_path), batch), whole)
 
 
 @pytest.mark.parametrize(

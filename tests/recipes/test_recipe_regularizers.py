@@ -10,7 +10,7 @@ from prunus.recipes import open_recipe, preview, run
 from prunus.recipes.load import load_recipe
 from prunus.report import validate
 from prunus.training import load_checkpoint
-from recipes.tiny_project import policy, write_project
+from recipes.tiny_project import interrupted_and_resumed, policy, write_project
 
 TRAIN = {"epochs": 2, "optimizer": {"name": "adam", "lr": 0.01}}
 TERMS = ["bn_l1(0.01)", {"kind": "group_lasso", "strength": 0.001, "name": "rows", "targets": "0.weight"}]
@@ -71,34 +71,24 @@ def test_the_logged_loss_is_the_task_alone(tmp_path, whole):
 
 
 @pytest.mark.parametrize("batch", [4, 8, 11, 15])
-def test_interrupted_anywhere_the_resumed_run_is_the_same(tmp_path, monkeypatch, whole, batch):
-    opened = open_recipe(project(tmp_path))
-    monkeypatch.setenv("TINY_INTERRUPT", str(batch))
-    with pytest.raises(KeyboardInterrupt):
-        run(opened)
-    monkeypatch.delenv("TINY_INTERRUPT")
-    run(opened, resume=True)
+def test_interrupted_anywhere_the_resumed_run_is_the_same(tmp_path, whole, batch):
+    interrupted_and_resumed(project(tmp_path), batch)
     for stage in ("train", "prune", "fine_tune"):
         ours, theirs = (load_checkpoint(p / "state" / f"{stage}.safetensors") for p in (tmp_path / "out", whole[0]))
         assert all(torch.equal(ours["model"][name], tensor) for name, tensor in theirs["model"].items())
         assert json.dumps([e["terms"] for e in ours["entries"]]) == json.dumps([e["terms"] for e in theirs["entries"]])
 
 
-def test_a_growing_strength_goes_on_over_an_interruption_between_epochs(tmp_path, monkeypatch):
+def test_a_growing_strength_goes_on_over_an_interruption_between_epochs(tmp_path):
     """4 batches make an epoch; the second pruning epoch must begin with λ of step 4 and the units chosen at first."""
-    histories = []
-    for interrupt in (None, 1 + 8 + 4 + 2):
-        folder = tmp_path / str(interrupt)
-        folder.mkdir()
-        opened = open_recipe(project(folder, prune={"epochs": 3, "policies": [late()]}))
-        if interrupt is not None:
-            monkeypatch.setenv("TINY_INTERRUPT", str(interrupt))
-            with pytest.raises(KeyboardInterrupt):
-                run(opened)
-            monkeypatch.delenv("TINY_INTERRUPT")
-        histories.append([row["terms"] for row in run(opened).facts["history"]])
-    assert histories[0] == histories[1]
-    assert histories[0][3]["growing_l2"] > histories[0][2]["growing_l2"]
+    recipes = []
+    for name in ("whole", "resumed"):
+        (tmp_path / name).mkdir()
+        recipes.append(project(tmp_path / name, prune={"epochs": 3, "policies": [late()]}))
+    facts = run(open_recipe(recipes[0])).facts, interrupted_and_resumed(recipes[1], 1 + 8 + 4 + 2)
+    whole, resumed = ([row["terms"] for row in each["history"]] for each in facts)
+    assert whole == resumed
+    assert whole[3]["growing_l2"] > whole[2]["growing_l2"]
 
 
 def late():

@@ -17,7 +17,7 @@ from prunus.recipes.folder import RunFolder, differences
 from prunus.recipes.parts import find_parts
 from prunus.report import validate
 from prunus.training import load_checkpoint
-from recipes.tiny_project import policy, write_project
+from recipes.tiny_project import interrupted_and_resumed, policy, write_project
 
 EPOCHS = [
     (stage, epoch) for stage, last in (("train", 3), ("prune", 3), ("fine_tune", 2)) for epoch in range(1, last + 1)
@@ -53,7 +53,8 @@ def test_the_folder_holds_what_is_promised(whole):
     out, _ = whole
     names = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
     assert names == {
-        "recipe.yaml", "log.jsonl", "sensitivity.jsonl", "model.prunus", "state/run.json", "state/facts.json",
+        "recipe.yaml", "log.jsonl", "sensitivity.jsonl", "sensitivity.html", "model.prunus",
+        "state/run.json", "state/facts.json",
         "state/train.safetensors", "state/prune.safetensors", "state/fine_tune.safetensors",
     }  # fmt: skip
     assert [(line["stage"], line["epoch"]) for line in log_lines(out.parent)] == EPOCHS
@@ -108,15 +109,9 @@ def test_a_finished_run_is_left_alone(whole):
 
 
 @pytest.mark.parametrize("batch", [2, 6, 13, 15, 23, 27, 30, 33])
-def test_interrupted_anywhere_the_resumed_run_is_the_same(tmp_path, monkeypatch, whole, batch):
+def test_interrupted_anywhere_the_resumed_run_is_the_same(tmp_path, whole, batch):
     """One batch is the rehearsal's; 4 make an epoch; 3 + 3 + 2 epochs and the recalibration read the rest."""
-    opened = open_recipe(write_project(tmp_path))
-    monkeypatch.setenv("TINY_INTERRUPT", str(batch))
-    with pytest.raises(KeyboardInterrupt):
-        run(opened)
-    monkeypatch.delenv("TINY_INTERRUPT")
-    result = run(opened, resume=True)
-    assert_same_run(tmp_path / "out", result.facts, whole)
+    assert_same_run(tmp_path / "out", interrupted_and_resumed(write_project(tmp_path), batch), whole)
 
 
 def test_killed_again_and_again_the_run_is_the_same(tmp_path, whole):

@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
+import pytest
 import yaml
+
+from prunus.recipes import open_recipe, run
 
 USER = '''
 import os, signal
@@ -96,3 +99,13 @@ def policy(**changes) -> dict:
     """A `prune` section with one policy."""
     one = {"granularity": "filter", "schedule": {"kind": "one_shot", "final": 0.5}, **changes}
     return {"epochs": 1, "policies": [one]}
+
+
+def interrupted_and_resumed(recipe: Path, batch: int) -> dict:
+    """The facts of a run that is interrupted at a batch and goes on."""
+    opened = open_recipe(recipe)
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("TINY_INTERRUPT", str(batch))
+        with pytest.raises(KeyboardInterrupt):
+            run(opened)
+    return run(opened, resume=True).facts

@@ -65,6 +65,13 @@ def test_page_is_whole_and_needs_nothing_from_outside(facts, tmp_path):
     assert not re.search(r"url\(|@import|https?://", page)
 
 
+def test_a_page_beside_the_report_is_linked_and_no_other_file(tmp_path):
+    facts = realistic()
+    facts["artifacts"] = {**facts["artifacts"], "sensitivity": "sensitivity.html"}
+    tags = Tags(page_of(facts, tmp_path))
+    assert [value for name, value in tags.attributes if name == "href"] == ["sensitivity.html"]
+
+
 def test_realistic_page_shows_every_part(tmp_path):
     tags = Tags(page_of(realistic(), tmp_path))
     text = " ".join(tags.texts)

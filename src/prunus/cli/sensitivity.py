@@ -28,6 +28,13 @@ def command(
     target: Annotated[
         str | None, typer.Option(metavar="macs=0.5", help="Or the budget that the schedule meets.")
     ] = None,
+    workers: Annotated[int, typer.Option(help="Processes that measure side by side.")] = 1,
+    part: Annotated[
+        str | None, typer.Option(metavar="1/3", help="Measure only this share of the layers, for several machines.")
+    ] = None,
+    approximate: Annotated[
+        float | None, typer.Option(help="Stop a cell once its accuracy is known to ± this, with 95 % confidence.")
+    ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Override a value: train.epochs=3.")
     ] = None,
@@ -39,7 +46,7 @@ def command(
     What the options leave out is as in the recipe's `sensitivity`. Interrupted analyses go on.
     """
     from prunus.cli.show import console, show_analysis
-    from prunus.recipes import analyse, open_recipe
+    from prunus.recipes import Effort, analyse, open_recipe
     from prunus.training import reporter
 
     given = {
@@ -55,4 +62,5 @@ def command(
     if max_drop is not None or target is not None:  # one of the command line takes the place of either in the recipe
         options += [f"sensitivity.{key}=null" for key in ("max_drop", "target") if given[key] is None]
     wanted = open_recipe(recipe, [*(settings or []), *options], out=out).recipe.sensitivity
-    show_analysis(analyse(opened, wanted, fresh=fresh, reporter=reporter(console())))
+    effort = Effort(workers, part, approximate)
+    show_analysis(analyse(opened, wanted, fresh=fresh, effort=effort, reporter=reporter(console())))

@@ -36,7 +36,12 @@ class GeometricMedian:
                 "block_influence"
             )
         table = wide(piece.table())
-        chunks = torch.split(table, max(1, CHUNK // max(1, len(table))))
+        step = max(1, CHUNK // max(1, len(table)))
         # Not by way of products: their rounding is as large as the distances of units that are nearly equal.
         exact = "donot_use_mm_for_euclid_dist"
-        return torch.cat([torch.cdist(rows, table, compute_mode=exact).sum(dim=1) for rows in chunks])
+        # Not a list of sums: each would lie where the distances before it were, and the next need a place of their own.
+        scores = table.new_empty(len(table))
+        for start in range(0, len(table), step):
+            rows = slice(start, start + step)
+            scores[rows] = torch.cdist(table[rows], table, compute_mode=exact).sum(dim=1)
+        return scores

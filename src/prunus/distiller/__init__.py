@@ -1,5 +1,6 @@
 """Distiller's classes by their names: thin constructors that return policies and regularizers of ours."""
 
+from prunus.distiller.analysis import perform_sensitivity_analysis, sensitivities_to_csv, sensitivities_to_png
 from prunus.distiller.pruners import (
     AutomatedGradualPruner,
     BaiduRNNPruner,
@@ -70,6 +71,9 @@ __all__ = [
     "SplicingPruner",
     "StructureParameterPruner",
     "Window",
+    "perform_sensitivity_analysis",
     "pruner",
     "regularizer",
+    "sensitivities_to_csv",
+    "sensitivities_to_png",
 ]

@@ -15,8 +15,9 @@ from prunus.granularity.kinds import (
     Shape,
     Vector,
     granularity,
+    unpermuted,
 )
-from prunus.granularity.names import TargetSpec, as_list, read
+from prunus.granularity.names import TargetSpec, as_list, read, with_protection
 from prunus.granularity.patterns import Pattern, PatternUnits, Tetris, pattern_library
 from prunus.granularity.permutation import kept_saliency, permutation_for
 from prunus.granularity.targets import (
@@ -70,5 +71,7 @@ __all__ = [
     "pattern_library",
     "permutation_for",
     "read",
+    "unpermuted",
     "weight_targets",
+    "with_protection",
 ]

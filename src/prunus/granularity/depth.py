@@ -23,7 +23,7 @@ def block_target(graph: Graph, targets: TargetSpec = "*") -> Target:
     Raises InputError where the model has no such block or none is left, NameNotFound where a pattern matches none.
     """
     given = read(targets)
-    if given.types is not None or given.speaks_of_kinds:
+    if given.types is not None or given.speaks_of_groups:
         raise InputError(f"targets {targets!r} choose by type or kind; residual blocks are chosen by name")
     known = [block.name for block in graph.blocks]
     if not known:

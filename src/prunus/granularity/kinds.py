@@ -92,10 +92,14 @@ class Block:
 
 @dataclass(frozen=True)
 class NM:
-    """n *kept* of every m along the input axis (dim 1): `2:4`, `1:4`, `4:8`; per row and kernel position."""
+    """n *kept* of every m along the input axis (dim 1): `2:4`, `1:4`, `4:8`; per row and kernel position.
+
+    permute: whether channels are put in a better order first, which `prunus.prune` and recipes do.
+    """
 
     n: int
     m: int
+    permute: bool = False
 
     def __post_init__(self) -> None:
         check_size("n", self.n)
@@ -107,11 +111,21 @@ class NM:
 
     @property
     def name(self) -> str:
-        """`n:m`."""
-        return f"{self.n}:{self.m}"
+        """`n:m`, or `n:m(permute=yes)`."""
+        return f"{self.n}:{self.m}{'(permute=yes)' * self.permute}"
+
+    @property
+    def plain(self) -> NM:
+        """The same of channels as they stand."""
+        return NM(self.n, self.m)
 
     def units(self, shape: torch.Size) -> Units:
         """One unit per element, chosen within groups of m; a last short group of r keeps ceil(r·n/m)."""
+        if self.permute:
+            raise InputError(
+                f"{self.name} puts channels in order first, which `prunus.prune` and recipes do; elsewhere take the "
+                f"model that `prunus.permuting.permuted` returns, and write {self.plain.name}"
+            )
         need_dims(self.name, shape, 2)
         if 0 < shape[1] < self.m:
             raise InputError(
@@ -195,18 +209,27 @@ FIXED = (NM, Pattern, Tetris)
 def granularity(spec: str | Granularity) -> Granularity:
     """Read a granularity by its name.
 
-    spec: `element`, `vector(4, dim=1)`, `vector(16, along=out)`, `block(4, 4)`, `2:4`, `pattern(4, 8)`, `tetris(…)`,
-        `shape`, `kernel`, `filter`, `channel`, `layer`, or an object with `name` and `units`.
+    spec: `element`, `vector(4, dim=1)`, `vector(16, along=out)`, `block(4, 4)`, `2:4`, `2:4(permute=yes)`,
+        `pattern(4, 8)`, `tetris(…)`, `shape`, `kernel`, `filter`, `channel`, `layer`, or an object with `name` and
+        `units`.
     Raises NameNotFound for an unknown name, InputError for wrong arguments.
     """
     if not isinstance(spec, str):
         if isinstance(spec, type) or not isinstance(spec, Granularity):
             raise InputError(f"granularity is {spec!r}; a name such as 'filter' or an object with units() is wanted")
         return spec
-    ratio = re.fullmatch(r"\s*(\d+)\s*:\s*(\d+)\s*", spec)
+    ratio = re.fullmatch(r"\s*(\d+)\s*:\s*(\d+)\s*(?:\(\s*permute\s*=\s*(yes|no)\s*\))?\s*", spec)
     if ratio:
-        return NM(int(ratio[1]), int(ratio[2]))
+        return NM(int(ratio[1]), int(ratio[2]), ratio[3] == "yes")
+    if re.match(r"\s*\d+\s*:", spec):
+        raise InputError(f"granularity {spec!r} cannot be read; write n:m, such as 2:4, or 2:4(permute=yes)")
     return build("granularity", spec, _KNOWN)
+
+
+def unpermuted(spec: str | Granularity) -> str | Granularity:
+    """Return a granularity without the wish that channels be put in order: what is pruned once that is done."""
+    kind = granularity(spec)
+    return kind.plain.name if isinstance(kind, NM) and kind.permute else spec
 
 
 def _vector(length: int, dim: int | None = None, along: str | None = None) -> Vector:

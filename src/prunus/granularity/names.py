@@ -14,24 +14,26 @@ from prunus.granularity.turned import groups_if_turned
 
 TargetSpec: TypeAlias = str | Sequence[str] | Mapping[str, Any]
 
-KEYS = ("kind", "type", "name", "exclude")
+KEYS = ("kind", "group", "type", "name", "exclude")
 """What a mapping of targets may hold."""
 
 
 @dataclass(frozen=True)
 class Spec:
-    """Targets as they were read: patterns, and None where nothing was said of types or kinds."""
+    """Targets as they were read: patterns, and None where nothing was said of types, kinds or groups."""
 
     names: tuple[str, ...] = ("*",)
     types: tuple[str, ...] | None = None
     kinds: tuple[str, ...] | None = None
+    groups: tuple[str, ...] | None = None
     exclude: tuple[str, ...] = ()
     exclude_kinds: tuple[str, ...] = ()
+    exclude_groups: tuple[str, ...] = ()
 
     @property
-    def speaks_of_kinds(self) -> bool:
-        """Whether it says something that only groups have."""
-        return self.kinds is not None or bool(self.exclude_kinds)
+    def speaks_of_groups(self) -> bool:
+        """Whether it says something that only groups have: a kind, a group's own name."""
+        return self.kinds is not None or self.groups is not None or bool(self.exclude_kinds or self.exclude_groups)
 
 
 @dataclass(frozen=True)
@@ -83,8 +85,8 @@ def catalogue(model: nn.Module) -> list[Entry]:
 def read(spec: TargetSpec) -> Spec:
     """Read targets.
 
-    spec: `*`, a pattern, a list of patterns, or a mapping with `kind`, `type`, `name`, `exclude`; what is excluded is
-        a pattern, `{"kind": …}`, or a list of these.
+    spec: `*`, a pattern, a list of patterns, or a mapping with `kind`, `group`, `type`, `name`, `exclude`; what is
+        excluded is a pattern, `{"kind": …}`, `{"group": …}`, or a list of these. Groups go by their full names.
     Raises NameNotFound for an unknown key, InputError for another form.
     """
     fields = spec if isinstance(spec, Mapping) else {"name": spec}
@@ -92,27 +94,37 @@ def read(spec: TargetSpec) -> Spec:
         if key not in KEYS:
             raise NameNotFound.of("key of targets", str(key), KEYS)
     names: list[str] = []
-    kinds: list[str] = []
+    only: dict[str, list[str]] = {"kind": [], "group": []}
     for item in as_list(fields.get("exclude", [])):
         if isinstance(item, Mapping):
             for key in item:
-                if key != "kind":
-                    raise NameNotFound.of("key of exclude", str(key), ("kind",))
-            kinds.extend(_words("exclude", item.get("kind", [])))
+                if key not in only:
+                    raise NameNotFound.of("key of exclude", str(key), only)
+                only[key].extend(_words("exclude", item[key]))
         else:
             names.extend(_words("exclude", item))
     return Spec(
         names=tuple(_words("name", fields.get("name", "*"))),
         types=tuple(_words("type", fields["type"])) if "type" in fields else None,
         kinds=tuple(_words("kind", fields["kind"])) if "kind" in fields else None,
+        groups=tuple(_words("group", fields["group"])) if "group" in fields else None,
         exclude=tuple(names),
-        exclude_kinds=tuple(kinds),
+        exclude_kinds=tuple(only["kind"]),
+        exclude_groups=tuple(only["group"]),
     )
 
 
 def as_list(items: object) -> list[Any]:
     """Return a list, or what stands alone as a list of one."""
     return list(items) if isinstance(items, Sequence) and not isinstance(items, str) else [items]
+
+
+def with_protection(targets: TargetSpec, protect: TargetSpec) -> TargetSpec:
+    """Return the targets without what is protected."""
+    if not protect:
+        return targets
+    fields = dict(targets) if isinstance(targets, Mapping) else {"name": targets}
+    return {**fields, "exclude": [*as_list(fields.get("exclude", [])), *as_list(protect)]}
 
 
 def resolve(entries: Sequence[Entry], spec: TargetSpec) -> Selection:

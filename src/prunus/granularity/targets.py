@@ -175,10 +175,9 @@ def find_targets(
 def check_targets(targets: TargetSpec, granularity: str | Granularity) -> None:
     """Check what can be told of targets without a model; raises InputError or NameNotFound."""
     kind = read_granularity(granularity).name
-    if read(targets).speaks_of_kinds and kind not in COUPLED:
+    if read(targets).speaks_of_groups and kind not in COUPLED:
         raise InputError(
-            f"{targets!r} chooses by kind, but {kind} prunes weights by themselves; only filter and channel prune "
-            "groups, which have one"
+            f"{targets!r} chooses groups, but {kind} prunes weights by themselves; only filter and channel prune groups"
         )
 
 
@@ -190,13 +189,13 @@ def weight_targets(model: nn.Module, granularity: str | Granularity, targets: Ta
         pattern (fnmatch) names parameters or modules (then the weights inside); a pattern that matches
         weights means only those, so `fc1.*` leaves the bias alone and `*.bias` prunes biases. A list unites
         patterns. A mapping has `type` (module class names, subclasses count), `name` and `exclude`
-        (patterns or lists); its `kind` is for coupled groups alone.
+        (patterns or lists); its `kind` and `group` are for coupled groups alone.
     Raises NameNotFound when a pattern or type matches nothing, InputError when a shape has no such units.
     """
     kind = read_granularity(granularity)
-    if read(targets).speaks_of_kinds:
+    if read(targets).speaks_of_groups:
         check_targets(targets, kind)
-        raise InputError(f"targets {targets!r} choose by kind, which only a traced model's groups have; give its graph")
+        raise InputError(f"targets {targets!r} choose groups, which only a traced model has; give its graph")
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
     entries = catalogue(model)
     wanted = resolve(entries, targets).wanted
@@ -215,8 +214,9 @@ def group_targets(
     granularity: `filter` scores the weights that make the unit (role `out`), `channel` those that read it
         (role `in`); where there is none, every parameter of the group. All members become parts, buffers too.
     targets: as in `weight_targets`; a group matches when one of its scored parameters does and none is
-        excluded. `kind` takes only groups of these kinds, and `exclude` may hold `{"kind": …}`. Whole experts are
-        chosen by `{"kind": "expert"}` or by their router's full name, never by a wider pattern.
+        excluded. `kind` takes only groups of these kinds, `group` those of these names as `print(graph)` shows them;
+        `exclude` may hold `{"kind": …}` and `{"group": …}`. Whole experts are chosen by `{"kind": "expert"}` or by
+        their router's full name, never by a wider pattern.
     model: the traced model, whose shapes and names are read; `graph.model` by default.
     Raises NameNotFound when a pattern or a kind matches nothing, InputError when no prunable group is left, or
     for another granularity.
@@ -226,7 +226,7 @@ def group_targets(
         raise InputError(f"granularity is {kind!r}; coupled groups are pruned by 'filter' or 'channel'")
     model = _model_of(graph) if model is None else model
     shapes = _shapes(model)
-    groups = _of_kinds(graph.groups, read(targets))
+    groups = _meant(graph.groups, read(targets))
     norms = _norm_scales(model)
     coupled = [_group_target(group, "out" if kind == "filter" else "in", shapes, norms) for group in groups]
     if targets == "*":
@@ -235,6 +235,16 @@ def group_targets(
     if not selected:
         raise InputError(f"targets {targets!r} match no prunable group; see graph.frozen for what is frozen, and why")
     return selected
+
+
+def _meant(groups: Sequence[GroupLike], spec: Spec) -> list[GroupLike]:
+    """Keep the groups that are meant by their names or kinds."""
+    names = [group.name for group in groups]
+    for name in (*(spec.groups or ()), *spec.exclude_groups):
+        if name not in names:
+            raise NameNotFound.of("group", name, names)
+    left = set(names if spec.groups is None else spec.groups) - set(spec.exclude_groups)
+    return [group for group in _of_kinds(groups, spec) if group.name in left]
 
 
 def _of_kinds(groups: Sequence[GroupLike], spec: Spec) -> list[GroupLike]:
@@ -250,7 +260,7 @@ def _of_kinds(groups: Sequence[GroupLike], spec: Spec) -> list[GroupLike]:
 def _is_spelled(group: GroupLike, spec: Spec) -> bool:
     """Tell whether a name, and no pattern, says this group or a parameter that makes its units."""
     makers = (member.param for member in group.members if member.role == "out")
-    return bool({group.name, *makers} & set(spec.names))
+    return bool({group.name, *makers} & {*spec.names, *(spec.groups or ())})
 
 
 def _weight_target(kind: Granularity, entry: Entry, shape: torch.Size) -> Target:

@@ -30,10 +30,10 @@ from prunus.granularity import (
     Depth,
     Granularity,
     TargetSpec,
-    as_list,
     block_target,
     find_targets,
     granularity,
+    with_protection,
 )
 from prunus.oneshot.budgets import meet
 from prunus.oneshot.latency import meet_latency
@@ -80,7 +80,7 @@ def plan(
     budget = None if target is None else parse_budget(target)
     timed = budget is not None and budget.quantity == "latency" and is_structured(kind)
     step: RoundTo = round_to if round_to is not None else "auto" if timed else 1
-    wanted = _with_protection(targets, protect)
+    wanted = with_protection(targets, protect)
     by_depth = isinstance(kind, Depth)
     found = [block_target(graph, wanted)] if by_depth else find_targets(graph.model, kind, wanted, graph)
     tensors = named_state(graph.model)
@@ -126,10 +126,3 @@ def plan(
 
 
 _granularity, _criterion = granularity, criterion  # the arguments above carry the same names
-
-
-def _with_protection(targets: TargetSpec, protect: TargetSpec) -> TargetSpec:
-    if not protect:
-        return targets
-    fields = dict(targets) if isinstance(targets, Mapping) else {"name": targets}
-    return {**fields, "exclude": [*as_list(fields.get("exclude", [])), *as_list(protect)]}

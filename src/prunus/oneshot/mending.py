@@ -17,8 +17,10 @@ from prunus.granularity import (
     Granularity,
     granularity,
     group_targets,
+    with_protection,
 )
 from prunus.oneshot.deciding import plan
+from prunus.permuting import Permutation, permuted
 from prunus.plans import Plan
 from prunus.solvers import Mending, Propagate, Reconstruction, Selector, Solver, mend_, reconstruct_, regress_
 from prunus.solvers import solver as read_solver
@@ -87,6 +89,18 @@ def decided(
     mending = mend_(mended, model, wanted, chosen, seen, propagate=propagate)
     provenance = {**{k: str(v) for k, v in decision.items()}, "criterion": chosen.name}
     return Plan.from_pruned(graph, {}, mending.masks, provenance), mended, mending
+
+
+def ordered(
+    graph: Graph, seen: Calibration | None, decision: Mapping[str, Any]
+) -> tuple[nn.Module, Permutation | None]:
+    """Return the model with its channels in a better order where the granularity asks for that, and what was done."""
+    kind = granularity(decision.get("granularity", "filter"))
+    if not isinstance(kind, NM) or not kind.permute:
+        return graph.model, None
+    rank = decision.get("criterion", "l2")
+    wanted = with_protection(decision.get("targets", "*"), decision.get("protect", ()))
+    return permuted(graph, kind, criterion="l1" if rank == "solver" else rank, targets=wanted, data=seen)
 
 
 def reconstructed(

@@ -13,9 +13,10 @@ from prunus.allocation import parse_budget
 from prunus.axes import Inexact, trace, unwrapped
 from prunus.costs import Latency, latency, measure
 from prunus.errors import ProofError
-from prunus.granularity import as_list
-from prunus.oneshot.mending import decided, reconstructed
+from prunus.granularity import as_list, unpermuted
+from prunus.oneshot.mending import decided, ordered, reconstructed
 from prunus.oneshot.report import PruneReport
+from prunus.permuting import Permutation
 from prunus.plans import Plan, record_of
 from prunus.runtimes import Elsewhere, device
 from prunus.solvers import Mending, Propagate, Reconstruction, Solver
@@ -46,7 +47,8 @@ def prune(
         what it did, after a solver where there is one; see `prunus.solvers.reconstruct_`.
     data, loss: batches for solver and reconstruction, for criteria that observe the model, and to measure batch norms
         anew once the model is small (not after reconstruction); see `prunus.statistics.Calibration`.
-    decision: the other arguments of `plan`: ratio or target, granularity, criterion, …
+    decision: the other arguments of `plan`: ratio or target, granularity, criterion, … With granularity
+        `2:4(permute=yes)` channels are put in a better order first, see `prunus.permuting.permuted`.
     Groups that the class cannot have with fewer units, because its code spells out their number, and whose graph cannot
     take its place, are kept whole where the rest can be proved without them; the report names them.
     Returns the smaller model, with the same state-dict keys (see `Plan.apply`), and a report that prints itself; from
@@ -55,22 +57,26 @@ def prune(
     model = unwrapped(model)
     with torch.no_grad():
         graph, seen = trace(model, args, kwargs, inexact=inexact), calibration(data, loss)
+        start, permutation = ordered(graph, seen, decision)
+        if permutation is not None:
+            graph = trace(start, args, kwargs, inexact=inexact)
+            decision["granularity"] = unpermuted(decision["granularity"])
 
         def attempt(decision: Mapping[str, Any]) -> tuple[nn.Module, PruneReport]:
-            made, source, mending = decided(graph, model, solver, propagate, seen, decision)
-            source, trained = reconstructed(made, source, model, reconstruct, seen)
+            made, source, mending = decided(graph, start, solver, propagate, seen, decision)
+            source, trained = reconstructed(made, source, start, reconstruct, seen)
             small = made.apply(source, fold_constants=fold_constants)
             if seen is not None and trained is None:  # blocks are trained with the statistics that their norms have
                 recalibrate_(small, seen.data)
             timed = _timed(model, small, made, decision.get("target")) if measure_latency else None
-            return small, _report(made, model, small, mending, trained, timed)
+            return small, _report(made, model, small, permutation, mending, trained, timed)
 
         try:
             return attempt(decision)
         except ProofError as error:
             if not error.groups:
                 raise
-            protect = [*as_list(decision.get("protect", ())), *error.groups]
+            protect = [*as_list(decision.get("protect", ())), {"group": error.groups}]
             small, report = attempt({**decision, "protect": protect})
             return small, replace(report, spared={name: str(error) for name in error.groups})
 
@@ -79,6 +85,7 @@ def _report(
     made: Plan,
     model: nn.Module,
     small: nn.Module,
+    permutation: Permutation | None,
     mending: Mending | None,
     trained: Reconstruction | None,
     timed: Mapping[str, Latency] | None,
@@ -91,6 +98,7 @@ def _report(
         pruned=measure(small, *inputs),
         latency=(timed["dense"], timed["pruned"]) if timed else None,
         proof=record.proof if record else None,
+        permutation=permutation,
         mending=mending,
         reconstruction=trained,
     )

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from prunus.costs import Costs, Latency, compare
+from prunus.permuting import Permutation
 from prunus.plans import Plan, Proof
 from prunus.runtimes import step_for
 from prunus.solvers import Mending, Reconstruction
@@ -15,7 +16,8 @@ from prunus.solvers import Mending, Reconstruction
 class PruneReport:
     """What `prune` did: costs before and after on the example inputs, measured latency, the proof, the plan.
 
-    mending: what a solver did to each layer, where there was one; reconstruction: what training did to each block.
+    permutation: which channels were put in another order first. mending: what a solver did to each layer, where there
+    was one; reconstruction: what training did to each block.
     latency: (dense, pruned), interleaved in one run, or None where it was not asked for.
     spared: groups that were to lose units but are kept whole, with what their proof said.
     """
@@ -25,6 +27,7 @@ class PruneReport:
     pruned: Costs
     latency: tuple[Latency, Latency] | None
     proof: Proof | None
+    permutation: Permutation | None = None
     mending: Mending | None = None
     reconstruction: Reconstruction | None = None
     spared: Mapping[str, str] = field(default_factory=dict)
@@ -54,6 +57,8 @@ class PruneReport:
             lines.append(f"budget: {met}")
         if uneven := self._uneven():
             lines.append(uneven)
+        if self.permutation:
+            lines.append(f"permuted: {self.permutation.summary}")
         if self.mending:
             lines.append(f"mended {len(self.mending.errors)} weights: {self.mending.summary}")
         if self.reconstruction:

@@ -63,4 +63,6 @@ def naming_culprits(error: ProofError, names: tuple[str, ...]) -> ProofError:
     """Return the error with the groups that it is about, and what to do without them."""
     if not names:
         return error
-    return ProofError(f"{error}. Units of all groups but these can go: protect={list(names)}", groups=names)
+    return ProofError(
+        f"{error}. Units of all groups but these can go: protect={{'group': {list(names)}}}", groups=names
+    )

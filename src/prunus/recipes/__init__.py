@@ -9,10 +9,12 @@ from prunus.recipes.packaged import quickstart
 from prunus.recipes.preview import preview
 from prunus.recipes.schema import Recipe, json_schema
 from prunus.recipes.searching import Searched, search_recipe
+from prunus.recipes.stages import Effort
 from prunus.recipes.verification import verify_file
 
 __all__ = [
     "Analysis",
+    "Effort",
     "Inspection",
     "Opened",
     "Recipe",

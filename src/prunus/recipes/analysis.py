@@ -43,12 +43,18 @@ class Analysis:
 
 
 def analyse(
-    opened: Opened, wanted: Sensitivity | None = None, *, fresh: bool = False, reporter: Reporter | None = None
+    opened: Opened,
+    wanted: Sensitivity | None = None,
+    *,
+    fresh: bool = False,
+    effort: stages.Effort | None = None,
+    reporter: Reporter | None = None,
 ) -> Analysis:
     """Analyse a recipe's trained model on its validation data, in its `out` folder.
 
     opened: from `open_recipe`. Its training is that of `prunus run`: an earlier one of this recipe there is used, an
     interrupted one goes on. wanted: the analysis, by default the recipe's own. fresh: remove the earlier run.
+    effort: workers, a part of the targets (of which only the cells are left), evaluations that stop early.
     The files of another granularity or criterion than the recipe's carry both in their names.
     Raises PrunusError in one sentence; cells that are measured by then are used by the next call.
     """
@@ -66,9 +72,12 @@ def analyse(
         model, _ = stages.train(session)
         graph = stages.find_structure(session, model)
         stem = _stem(own, wanted)
-        curves = stages.measure_curves(session, model, graph, wanted, f"{stem}.jsonl")
+        curves = stages.measure_curves(session, model, graph, wanted, f"{stem}.jsonl", effort)
     finally:
         set_threads(threads)
+    if effort is not None and effort.part is not None:
+        note = f"part {effort.part} is measured; once all are, run this without --part for pictures, page and schedule"
+        return Analysis(curves, {}, None, None, {"cells": root / f"{stem}.jsonl"}, (note,))
     return _written(curves, wanted, _base(opened, root), root, stem)
 
 

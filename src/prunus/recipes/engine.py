@@ -72,6 +72,7 @@ def _run(session: Session, opened: Opened) -> dict[str, Any]:
     graph = stages.find_structure(session, model)
     curves = stages.sensitivity(session, model, graph)
     page = None if curves is None else write_page(curves, opened, session.reporter)
+    model, graph = stages.permute(session, model, graph)
     dense = session.parts.evaluate(model, "validation")
     made = stages.make_small(session, model, graph, dense)
     controls = {

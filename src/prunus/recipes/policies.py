@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import nn
 
 from prunus.axes import Graph
 from prunus.errors import NameNotFound
+from prunus.granularity import unpermuted
 from prunus.recipes.schema import Guard, Policy
 from prunus.recipes.session import Session
 from prunus.schedules import AccuracyGuard, PruningScheduler, parse_settings, schedule
@@ -30,7 +31,8 @@ def build_scheduler(
     dense: the dense model's validation metrics, which the guard compares with.
     """
     words = session.recipe.prune
-    settings = parse_settings({"policies": [item.plain() for item in words.policies], "stop": words.stop})
+    policies = [{**item.plain(), "granularity": unpermuted(item.granularity)} for item in words.policies]
+    settings = parse_settings({"policies": policies, "stop": words.stop})
     return PruningScheduler(
         model,
         optimizer,
@@ -61,6 +63,11 @@ class _SameBatches:
             reseed(self._session.recipe.seed, "calibration", 0, train)
             batches = list(islice(train, self._session.recipe.prune.calibration))
         yield from batches
+
+
+def permuting(policies: Sequence[Policy]) -> list[Policy]:
+    """Return the policies that want channels put in order first: at most one, as the schema checks."""
+    return [words for words in policies if unpermuted(words.granularity) != words.granularity]
 
 
 def final_ratio(words: Policy) -> float:

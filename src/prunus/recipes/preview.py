@@ -7,6 +7,7 @@ from torch import nn
 from prunus import oneshot
 from prunus.axes import Graph, exactness_of, trace, units_of
 from prunus.criteria import criterion
+from prunus.granularity import unpermuted
 from prunus.plans import Plan
 from prunus.recipes.opening import Opened
 from prunus.recipes.parts import find_parts
@@ -51,7 +52,7 @@ def _plan(graph: Graph, policy: Policy) -> Plan:
     return oneshot.plan(
         graph,
         ratio=final_ratio(policy),
-        granularity=policy.granularity,
+        granularity=unpermuted(policy.granularity),
         criterion=rank,
         allocation=policy.allocation,
         targets=policy.targets,

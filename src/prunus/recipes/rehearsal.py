@@ -10,11 +10,11 @@ from prunus.axes import Graph
 from prunus.batches import first_batch
 from prunus.criteria import collect_for, criterion
 from prunus.errors import NothingToPrune, naming
-from prunus.granularity import find_targets
+from prunus.granularity import find_targets, unpermuted
 from prunus.recipes.epochs import make_optimizer
 from prunus.recipes.policies import build_scheduler
 from prunus.recipes.session import Session
-from prunus.recipes.stages import find_structure, make_regularizers
+from prunus.recipes.stages import find_structure, make_regularizers, permute
 from prunus.statistics import Calibration, Statistics
 from prunus.training import check_batch, evaluate
 
@@ -31,7 +31,7 @@ def rehearse(session: Session) -> None:
     if parts.data.test is not None:
         # Only whether there is one: the test split is read for the report alone.
         first_batch(parts.data.test, "data.test")
-    graph = find_structure(session, model)
+    model, graph = permute(session, model, find_structure(session, model))
     _find_sensitivity_targets(session, model, graph)
     for stage in ("train", "prune"):
         with naming(f"{stage}.regularizers"):
@@ -61,7 +61,7 @@ def _observe_a_batch(session: Session, model: nn.Module, graph: Graph | None) ->
         return
     one = Calibration([first_batch(session.parts.data.train, "data.train")], session.parts.loss)
     for words in policies:
-        targets = find_targets(model, words.granularity, words.targets, graph)
+        targets = find_targets(model, unpermuted(words.granularity), words.targets, graph)
         collect_for(model, criterion(words.criterion), targets, one, Statistics())
 
 

@@ -178,6 +178,7 @@ class Prune(RegularizedLoop):
     @model_validator(mode="after")
     def _check(self) -> Prune:
         words.coupled(self.fold_constants, self.inexact, [policy.granularity for policy in self.policies])
+        words.permutations([policy.granularity for policy in self.policies])
         return self
 
 

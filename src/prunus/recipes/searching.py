@@ -92,7 +92,7 @@ def search_recipe(
                 granularity=policy.granularity,
                 criterion=policy.criterion,
                 targets=policy.targets,
-                round_to=policy.round_to,
+                round_to=None if policy.round_to == 1 else policy.round_to,  # a latency then rounds by itself
                 store=place / "search.jsonl",
                 data=calibration(session),
                 progress=bar.at,

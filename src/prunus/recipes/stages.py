@@ -13,9 +13,10 @@ from prunus.costs import nonzeros, parameters
 from prunus.errors import CaptureError
 from prunus.granularity import COUPLED
 from prunus.masks import MaskSet
+from prunus.permuting import permuted
 from prunus.plans import Plan, record_of
 from prunus.recipes.epochs import Row, Stage, make_optimizer, make_rate, run_epochs
-from prunus.recipes.policies import build_scheduler, calibration
+from prunus.recipes.policies import build_scheduler, calibration, permuting
 from prunus.recipes.schema import RegularizedLoop, Sensitivity
 from prunus.recipes.session import TRACED, Costing, Session
 from prunus.regularizers import Regularizers, regularizer
@@ -48,10 +49,11 @@ def make_regularizers(settings: RegularizedLoop, model: nn.Module, graph: Graph 
 def find_structure(session: Session, model: nn.Module) -> Graph | None:
     """Trace the model.
 
-    Raises CaptureError when it cannot be captured and a policy prunes filters or channels; recipes that prune
-    elements alone go on without a structure, and say so.
+    Raises CaptureError when it cannot be captured and a policy prunes filters or channels, or permutes them; recipes
+    that prune elements alone go on without a structure, and say so.
     """
-    coupled = [p for p in session.recipe.prune.policies if p.granularity in COUPLED]
+    policies = session.recipe.prune.policies
+    coupled = [p for p in policies if p.granularity in COUPLED] + permuting(policies)
     model.eval()
     try:
         return trace(model, session.example, inexact=session.recipe.prune.inexact)
@@ -62,19 +64,47 @@ def find_structure(session: Session, model: nn.Module) -> Graph | None:
         return None
 
 
+def permute(session: Session, model: nn.Module, graph: Graph | None) -> tuple[nn.Module, Graph | None]:
+    """Put channels in an order in which n:m keeps more, where a policy asks for it; the model computes what it did."""
+    for words in permuting(session.recipe.prune.policies):
+        assert graph is not None
+        targets, seen = words.targets, calibration(session)
+        model, found = permuted(graph, words.granularity, criterion=words.criterion, targets=targets, data=seen)
+        session.reporter.say(f"permuted: {found.summary}")
+        graph = find_structure(session, model)
+    return model, graph
+
+
 def sensitivity(session: Session, model: nn.Module, graph: Graph | None) -> Curves | None:
     """Prune each target alone and judge it on validation data; every finished cell is kept."""
     wanted = session.recipe.sensitivity
     return None if wanted is None else measure_curves(session, model, graph, wanted, "sensitivity.jsonl")
 
 
-def measure_curves(session: Session, model: nn.Module, graph: Graph | None, wanted: Sensitivity, store: str) -> Curves:
+@dataclass(frozen=True)
+class Effort:
+    """How an analysis is measured; see `prunus.perform_sensitivity_analysis`."""
+
+    workers: int = 1
+    part: str | None = None
+    approximate: float | None = None
+
+
+def measure_curves(
+    session: Session,
+    model: nn.Module,
+    graph: Graph | None,
+    wanted: Sensitivity,
+    store: str,
+    effort: Effort | None = None,
+) -> Curves:
     """Analyse a model; its costs are those of one sample. store: the file of cells in the run's folder."""
+    effort = effort or Effort()
     # How many cells there are is known at the first of them.
     with session.reporter.bar("sensitivity", 1) as bar:
         curves = perform_sensitivity_analysis(
             model,
-            lambda candidate: session.parts.evaluate(candidate, "validation"),
+            session.parts.evaluation("validation"),
             granularity=wanted.granularity,
             levels=wanted.levels,
             criterion=wanted.criterion,
@@ -83,6 +113,9 @@ def measure_curves(session: Session, model: nn.Module, graph: Graph | None, want
             store=session.folder.path(store),
             data=calibration(session),
             progress=bar.at,
+            workers=effort.workers,
+            part=effort.part,
+            approximate=effort.approximate,
         )
     session.reporter.say(str(curves).rstrip())
     return curves if curves.costs is None else replace(curves, costs=replace(curves.costs, samples=TRACED))

@@ -128,6 +128,14 @@ def policy(value: Mapping[str, Any]) -> None:
     _parse({"policies": [value]})
 
 
+def permutations(granularities: Sequence[str]) -> None:
+    """Channels are put in one order: what is best for one policy may be worse for another."""
+    kinds = [prunus.granularity.granularity(text) for text in granularities]
+    wanted = [kind.name for kind in kinds if isinstance(kind, prunus.granularity.NM) and kind.permute]
+    if len(wanted) > 1:
+        raise InputError(f"{len(wanted)} policies put channels in order ({', '.join(wanted)}); let one of them do so")
+
+
 def inexact(value: Any) -> Any:
     """`forbid`, `compensate` or `allow`."""
     choices = get_args(Inexact)
@@ -170,7 +178,7 @@ def regularizers(values: Sequence[Any]) -> None:
 
 
 def targets(value: Any) -> Any:
-    """A pattern, a list of patterns, or `{kind: ffn, type: Conv2d, name: pattern, exclude: pattern}`."""
+    """A pattern, a list of patterns, or `{kind: ffn, group: name, type: Conv2d, name: pattern, exclude: pattern}`."""
     if not isinstance(value, (str, list, dict)):
         raise InputError("want a pattern, a list of patterns, or a mapping with kind, type, name, exclude")
     prunus.granularity.read(value)

@@ -20,7 +20,9 @@ def training(facts: Facts) -> list[tuple[str, str]]:
     bands = _bands(history)
     name = metrics.judged(facts)
     found = [("Training loss", _panel("Training loss", history, bands, {"loss": _losses(history)}, _plain))]
-    terms = {name: [epoch.terms.get(name) for epoch in history] for name in _terms(history)}
+    terms: dict[str, Sequence[float | None]] = {
+        name: [epoch.terms.get(name) for epoch in history] for name in _terms(history)
+    }
     if terms:
         chart = _panel("Terms of the loss", history, bands, terms, _plain, y_floor=0.0)
         found.append(("Regularizers' terms, each as its mean over the epoch's steps, beside the training loss", chart))

@@ -9,7 +9,7 @@ from typing import Any
 from prunus.allocation import Allocator, Regrowing, RoundTo, allocator, num_kept
 from prunus.criteria import Criterion, criterion
 from prunus.errors import InputError, NameNotFound, naming
-from prunus.granularity import COUPLED, FIXED, NM, Granularity, TargetSpec, check_targets, granularity
+from prunus.granularity import COUPLED, FIXED, NM, Depth, Granularity, TargetSpec, check_targets, granularity
 from prunus.granularity.checks import check_size
 from prunus.schedules.kinds import OneShot, Schedule
 from prunus.schedules.reading import schedule
@@ -45,6 +45,7 @@ class Policy:
     def __post_init__(self) -> None:
         with naming("granularity"):
             kind = granularity(self.granularity)
+            _check_gradual(kind)
         with naming("targets"):
             check_targets(self.targets, kind)
         with naming("criterion"):
@@ -84,6 +85,15 @@ def policy(spec: Mapping[str, Any] | Policy) -> Policy:
         if key not in spec:
             raise InputError(f"{key} is missing; a policy needs granularity and schedule")
     return Policy(**spec)
+
+
+def _check_gradual(kind: Granularity) -> None:
+    if isinstance(kind, Depth):
+        raise InputError(
+            "layer leaves out whole residual blocks, which no mask of weights does in every model; leave them out "
+            "before training, with `prunus.prune(model, inputs, granularity='layer', …)`, and let the policies prune "
+            "what it returns (in a recipe: what the function that `model` names returns)"
+        )
 
 
 def _check_round_to(round_to: Any, kind: Granularity) -> None:

@@ -14,7 +14,7 @@ from prunus.allocation import RoundTo, ScoredTarget, check_ratio, num_pruned
 from prunus.axes import Graph
 from prunus.criteria import Criterion, collect_for, score_target
 from prunus.errors import InputError
-from prunus.granularity import COUPLED, FIXED, Depth, Granularity, Target, TargetSpec, as_list, find_targets
+from prunus.granularity import COUPLED, FIXED, Depth, Granularity, Target, TargetSpec, find_targets, with_protection
 from prunus.plans import Plan, named_state
 from prunus.search.features import NUM_FEATURES, features_of
 from prunus.statistics import Calibration
@@ -112,7 +112,7 @@ def find_space(
     if isinstance(kind, (Depth, *FIXED)):
         raise InputError(f"granularity {kind.name} leaves no ratios to search; choose filter, channel, element, …")
     share = check_ratio("most", (0.8 if kind.name in COUPLED else 0.98) if max_ratio is None else max_ratio)
-    found = find_targets(graph.model, kind, _without(targets, protect), graph)
+    found = find_targets(graph.model, kind, with_protection(targets, protect), graph)
     scores = scores_of(graph.model, found, rank, seen)
     scored = {t.name: ScoredTarget.of(t, scores[t.name], round_to=round_to) for t in found}
     knobs = tuple(_knobs(graph, found, scored, share))
@@ -154,10 +154,3 @@ def _steps(target: ScoredTarget, most: float) -> Sequence[int]:
         return range(last + 1)
     bounded = {target.bounded(count) for count in range(last + 1)}
     return tuple(sorted(count for count in bounded if count <= last))
-
-
-def _without(targets: TargetSpec, protect: TargetSpec) -> TargetSpec:
-    if not protect:
-        return targets
-    fields = dict(targets) if isinstance(targets, Mapping) else {"name": targets}
-    return {**fields, "exclude": [*as_list(fields.get("exclude", [])), *as_list(protect)]}

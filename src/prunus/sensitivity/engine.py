@@ -23,7 +23,8 @@ class Engine:
 
     recalibrate: data for batch norms, measured anew in every cell; then nothing can be replayed.
     approximate: see `perform_sensitivity_analysis`. seconds: what a pass should take at most, as its cells are
-    lost together when it is killed. limit: bytes that a pass keeps in memory.
+    lost together when it is killed; where the dense model alone takes long, what it and four times as much take.
+    limit: bytes that a pass keeps in memory.
     """
 
     model: nn.Module
@@ -31,8 +32,8 @@ class Engine:
     cutter: Cutter
     recalibrate: Any = None
     approximate: float | None = None
-    seconds: float = 20.0
-    limit: int = field(default_factory=default_limit)
+    seconds: float = 30.0
+    limit: int = field(default_factory=lambda: default_limit())
     _is_wanted: Callable[[Cell], bool] = field(default=bool, repr=False)
 
     def measure(
@@ -89,12 +90,13 @@ class Engine:
 
     def _groups(self, cells: Sequence[Cell], survey: Survey) -> Iterator[list[Cell]]:
         """Part the cells so that one pass takes about the seconds, and its pruned weights fit in memory."""
+        longest = max(self.seconds, 5 * survey.seconds)  # so that the dense model is a fifth of the work at most
         each = max(0.0, survey.seconds - survey.model_seconds)  # evaluate's own work, once for every cell
         group: list[Cell] = []
         time, size = survey.seconds, 0
         for cell in cells:
             takes, holds = survey.costs[cell.key[0]] + each, self._bytes(cell)
-            if group and (time + takes > self.seconds or size + holds > self.limit):
+            if group and (time + takes > longest or size + holds > self.limit):
                 yield group
                 group, time, size = [], survey.seconds, 0
             group.append(cell)

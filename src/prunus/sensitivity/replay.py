@@ -48,14 +48,19 @@ def _places(op: Op) -> set[int]:
 
 
 def _run(op: Op, storages: Storages) -> None:
+    known: dict[int, Tensor] = {}
+
     def tensor(view: View) -> Tensor:
+        if id(view) in known:
+            return known[id(view)]
         storage = storages.get(view.place)
         if storage is None:
             assert view.content.storage is not None, "an operand that no target changes was not kept"
             storage = view.content.storage
             if view.place in op.changed:  # its first change that depends on the target
                 storage = storages[view.place] = copied(storage)
-        return view.on(storage)
+        known[id(view)] = view.on(storage)
+        return known[id(view)]
 
     args, kwargs = mapped((op.args, op.kwargs), tensor)
     for view, result in zip(op.outputs, tensors_in(op.function(*args, **kwargs)), strict=True):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from prunus.sensitivity.contents import Content, Keeper, View, place_of
 
+_COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
 _RESHAPES_STORAGE = ("aten::set_", "aten::resize_", "aten::resize_as_")
 _TRAINS = ("training", "train")
 _SHARES = ("dropout_p", "p")  # of what random operations drop: at 0 they are none
@@ -87,11 +89,10 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         """Run an operation, and tape it if it depends on a target."""
-        named = dict(kwargs or {})
-        key = torch._C.DispatchKey.CompositeImplicitAutograd
-        if torch.is_inference_mode_enabled() and torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), key):
+        named, traits = dict(kwargs or {}), _traits(func)
+        if traits.is_composite and torch.is_inference_mode_enabled():
             with self:  # inference mode hands over `linear` and the like whole
-                return func._op_dk(key, *args, **named)
+                return func._op_dk(_COMPOSITE, *args, **named)
         operands = list(tensors_in((args, named)))
         if any(_is_strange(tensor) for tensor in operands):
             self.refuse(f"{func} reads tensors of a kind that is not followed")
@@ -99,11 +100,11 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         taint = 0
         for tensor in operands:
             taint |= self._place(tensor).taint
-        changed = [tensor for tensor in _written(func, args, named) if isinstance(tensor, Tensor)]
-        self._check(func, args, named, changed, taint)
+        changed = [tensor for argument in traits.written for tensor in tensors_in(argument.value(args, named))]
+        self._check(func, traits, args, named, changed, taint)
         for tensor in operands:
             self._hold(tensor, taint)
-        views = mapped((args, named), self._view) if taint and self._keeper is not None else ((), {})
+        views = self._views((args, named)) if taint and self._keeper is not None else ((), {})
         for tensor in changed:
             self._freeze(tensor)
         begin = time.perf_counter()
@@ -142,20 +143,17 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
                             self._stale[number][1])  # fmt: skip
         return found
 
-    def _check(self, func: Any, args: Any, named: Any, changed: list[Tensor], taint: int) -> None:
-        tags = func.tags
-        if torch.Tag.nondeterministic_seeded in tags and _argument(func, args, named, _SHARES, 1.0) != 0:
+    def _check(self, func: Any, traits: _Traits, args: Any, named: Any, changed: list[Tensor], taint: int) -> None:
+        if traits.is_random and (traits.share is None or traits.share.value(args, named) != 0):
             self.refuse(f"{func} draws random numbers")
         for tensor in changed:
             if place_of(tensor) in self._guarded:
                 self.refuse(f"the call changes {self._guarded[place_of(tensor)]} in place")
-        if _argument(func, args, named, _TRAINS, False):
+        if traits.trains is not None and traits.trains.value(args, named):
             self.refuse(f"{func} runs in training mode")
-        if not taint:
-            return
-        if torch.Tag.data_dependent_output in tags or torch.Tag.dynamic_output_shape in tags:
+        if taint and traits.reads_data:
             self.refuse(f"{func} makes numbers or shapes of what depends on the weights", taint)
-        if func._schema.name in _RESHAPES_STORAGE:
+        if taint and traits.reshapes_storage:
             self.refuse(f"{func} changes a tensor's storage", taint)
 
     def _hold(self, tensor: Tensor, taint: int) -> None:
@@ -172,6 +170,11 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _view(self, tensor: Tensor) -> View:
         return View.of(tensor, self._place(tensor).content)
+
+    def _views(self, operands: Any) -> Any:
+        """Put a view in the place of each tensor, the same for the same: attention asks whether query is key."""
+        known: dict[int, View] = {}
+        return mapped(operands, lambda tensor: known.setdefault(id(tensor), self._view(tensor)))
 
     def _note(self, func: Any, views: Any, changed: list[Tensor], result: Any, taint: int) -> None:
         outputs = list(tensors_in(result))
@@ -227,19 +230,45 @@ def _is_strange(tensor: Tensor) -> bool:
     return tensor.is_quantized or tensor.is_neg() or tensor.is_conj()
 
 
-def _written(func: Any, args: tuple[Any, ...], named: Mapping[str, Any]) -> Iterator[Any]:
-    """Yield the arguments that an operation writes to, by its schema."""
-    if not func._schema.is_mutable:
-        return
-    for number, argument in enumerate(func._schema.arguments):
-        if argument.alias_info is not None and argument.alias_info.is_write:
-            value = args[number] if number < len(args) else named.get(argument.name)
-            yield from value if isinstance(value, (list, tuple)) else (value,)
+@dataclass(frozen=True)
+class _Argument:
+    """Where an operation takes an argument: its place and name, and what it is when it is not given."""
+
+    number: int
+    name: str
+    default: Any
+
+    def value(self, args: tuple[Any, ...], named: Mapping[str, Any]) -> Any:
+        """Return the argument of one call."""
+        return args[self.number] if self.number < len(args) else named.get(self.name, self.default)
 
 
-def _argument(func: Any, args: tuple[Any, ...], named: Mapping[str, Any], names: tuple[str, ...], other: Any) -> Any:
-    """Return the first argument of one of these names, its default where it is not given; else the other value."""
-    for number, argument in enumerate(func._schema.arguments):
-        if argument.name in names:
-            return args[number] if number < len(args) else named.get(argument.name, argument.default_value)
-    return other
+@dataclass(frozen=True)
+class _Traits:
+    """What an operation's schema and tags say.
+
+    written: arguments that it writes to. trains: whether it is in training mode. share: what it drops at random.
+    """
+
+    is_composite: bool
+    is_random: bool
+    reads_data: bool
+    reshapes_storage: bool
+    written: tuple[_Argument, ...]
+    trains: _Argument | None
+    share: _Argument | None
+
+
+@cache
+def _traits(func: Any) -> _Traits:
+    arguments = [_Argument(n, a.name, a.default_value) for n, a in enumerate(func._schema.arguments)]
+    writes = [a.alias_info is not None and a.alias_info.is_write for a in func._schema.arguments]
+    return _Traits(
+        torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), _COMPOSITE),
+        torch.Tag.nondeterministic_seeded in func.tags,
+        torch.Tag.data_dependent_output in func.tags or torch.Tag.dynamic_output_shape in func.tags,
+        func._schema.name in _RESHAPES_STORAGE,
+        tuple(argument for argument, is_written in zip(arguments, writes, strict=True) if is_written),
+        next((argument for argument in arguments if argument.name in _TRAINS), None),
+        next((argument for argument in arguments if argument.name in _SHARES), None),
+    )
