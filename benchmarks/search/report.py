@@ -6,7 +6,9 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from benchmarks.coverage.report import table
+from benchmarks.criteria.units import spearman
 from benchmarks.search.task import ABOUT, SHORT_STEPS
 from benchmarks.search.ways import CANDIDATES, CRITERION, EPISODES, WAYS
 
@@ -19,6 +21,7 @@ ABOUT_WAYS = f"""\
 * `amc`: {EPISODES} episodes; `evolve`: {CANDIDATES} candidates of NSGA-II.
 * `netadapt`: rounds of proposals, each fine-tuned on {SHORT_STEPS} batches; it hands on the weights that it trained.
 * `netadapt-ratios`: its counts on the dense weights, so that all rows start from the same weights.
+
 Units go by `{CRITERION}` everywhere. *judged*: the best candidate on the images that judged; *before*, *after*: on the
 test images, before and after the same fine-tuning. Time is the search's alone, of the first run."""
 
@@ -39,7 +42,7 @@ def markdown(lines: Sequence[Line], command: str) -> str:
         dense = {line["seed"]: line["dense"] for line in mine}
         blocks.append(f"## {target}: seeds {', '.join(map(str, seeds))}; dense {_spread(list(dense.values()))}")
         blocks.append(_rows(mine))
-        blocks.append(_verdict(mine))
+        blocks += [_verdict(mine), _why(mine)]
         blocks.append("### Units left, first seed")
         blocks.append(_left(mine, seeds[0]))
     return "\n\n".join(blocks) + "\n"
@@ -92,6 +95,30 @@ def _verdict(lines: Sequence[Line]) -> str:
             words = [f"{key} fine-tuning by {', '.join(f'{g:+.2f}' for g in gains[key])} points" for key in gains]
             said.append(f"* `{way}` over `uniform`, seed by seed: {'; '.join(words)}.")
     return "\n".join(said)
+
+
+def _why(lines: Sequence[Line]) -> str:
+    """Say what the accuracy that a search sees tells of the accuracy that is had after fine-tuning."""
+    ranks = []
+    for seed in {line["seed"] for line in lines}:
+        mine = [line for line in lines if line["seed"] == seed and line["way"] != "netadapt"]
+        if len(mine) > 2:
+            ranks.append(spearman(*(torch.tensor([line[key] for line in mine]) for key in ("before", "after"))))
+    if not ranks:
+        return ""
+    plain = [line["after"] for line in lines if line["way"] == "uniform"]
+    learned = [line["after"] for line in lines if line["way"] == "amc"]
+    found = ", ".join(f"{rank:+.2f}" for rank in ranks)
+    text = (
+        "What a search sees is the accuracy before fine-tuning. Its rank correlation with the accuracy after it, over "
+        f"all ways that start from the dense weights, is {found}, seed by seed"
+    )
+    if learned and plain and statistics.mean(learned) <= statistics.mean(plain):
+        return (
+            f"{text}: here it says little of what training makes of a net, which is a reason why `amc` wins before "
+            "and not after. NetAdapt judges after a short training, and sees more."
+        )
+    return f"{text}."
 
 
 def _left(lines: Sequence[Line], seed: int) -> str:

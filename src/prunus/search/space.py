@@ -111,7 +111,7 @@ def find_space(
     """
     if isinstance(kind, (Depth, *FIXED)):
         raise InputError(f"granularity {kind.name} leaves no ratios to search; choose filter, channel, element, …")
-    share = check_ratio("most", (0.8 if kind.name in COUPLED else 0.98) if max_ratio is None else max_ratio)
+    share = check_ratio("max_ratio", (0.8 if kind.name in COUPLED else 0.98) if max_ratio is None else max_ratio)
     found = find_targets(graph.model, kind, with_protection(targets, protect), graph)
     scores = scores_of(graph.model, found, rank, seen)
     scored = {t.name: ScoredTarget.of(t, scores[t.name], round_to=round_to) for t in found}
