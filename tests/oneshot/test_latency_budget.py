@@ -13,6 +13,7 @@ from prunus import prune, zoo
 from prunus.axes import Graph, trace
 from prunus.costs import energy, energy_of_structure, macs
 from prunus.errors import InputError, NameNotFound
+from prunus.granularity import granularity, weight_targets
 from prunus.oneshot import plan
 from prunus.oneshot.latency import TOLERANCE
 from prunus.runtimes import device, register_device, step_for
