@@ -44,6 +44,8 @@ def test_segments_hold_every_sum_of_products_once_and_no_other(name: str) -> Non
     segments = segments_of(graph)
     nodes = [index for segment in segments for index in segment.nodes]
     assert len(nodes) == len(set(nodes))
+    anchors = set(graph.context.mac_nodes)
+    assert all(len(anchors & set(segment.nodes)) <= 1 for segment in segments)
     for sizes in ({}, thirds(graph)):
         built = [segment.at(sizes).module() for segment in segments]
         assert sum(macs(module, inputs) for module, inputs in built) == graph.size(sizes).macs

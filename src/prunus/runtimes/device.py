@@ -46,6 +46,11 @@ class Device(ABC):
         Raises InputError where the runtime is not installed or does not take the model.
         """
 
+    @property
+    def parts(self) -> Device:
+        """What times single segments of a model for it: itself, unless it takes long to prepare one."""
+        return self
+
     def measure(
         self,
         models: Mapping[str, nn.Module],
@@ -117,9 +122,14 @@ class Eager(Device):
 
 
 class Compiled(Device):
-    """`torch.compile` for fixed shapes."""
+    """`torch.compile` for fixed shapes; segments, which would take seconds each to compile, are timed eagerly."""
 
     name = "compiled"
+
+    @property
+    def parts(self) -> Device:
+        """Eager torch."""
+        return Eager(self.threads)
 
     @property
     def version(self) -> str:

@@ -51,7 +51,7 @@ class LatencyTable:
     checks: list[Check] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._lookup = Lookup(self.device)
+        self._lookup = Lookup(self.device.parts)
         self._dense_call = self.device.prepare(self.graph.model, self._args, self._kwargs)
 
     @property
@@ -82,7 +82,7 @@ class LatencyTable:
         factor, offset, dense = self._scale
         lines = [
             f"latency on {self.device}: dense {dense:.3g} ms; {len(self._segments(()))} segments, "
-            f"{self._lookup.num_known} looked up, times {factor:.3g} plus {offset:.3g} ms"
+            f"{self._lookup.num_known} known on this machine, times {factor:.3g} plus {offset:.3g} ms"
         ]
         for check in self.checks:
             lines.append(
