@@ -28,7 +28,7 @@ CASES = (
     ("resnet20", "filter"),
     ("resnet20", "more"),
     ("vgg16_bn_cifar", "element"),
-    ("lite0", "element"),
+    ("lite0", "filter"),
 )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from prunus.allocation.base import ScoredTarget
 from prunus.allocation.budget import Budget
 from prunus.axes import Graph
-from prunus.costs import energy_of_structure
+from prunus.costs import energies_of
 from prunus.errors import InputError
 from prunus.granularity import COUPLED, Depth, Granularity, JoinedUnits, Target
 from prunus.runtimes import GivenTable, LatencyTable, device, latency_table
@@ -46,8 +46,9 @@ def ruler_of(
     if budget.quantity == "latency":
         return latency_ruler(latency_table(graph, device(budget.device or "torch")), left)
     if budget.quantity == "energy":
-        full = energy_of_structure(graph)
-        return lambda counts: (energy_of_structure(graph, *left(counts)), full)
+        energy = energies_of(graph)
+        full = energy({}, ())
+        return lambda counts: (energy(*left(counts)), full)
     return _sizes(graph, budget, left)
 
 

@@ -40,7 +40,10 @@ def settled(
     for _ in range(200):
         middle = (low + high) / 2
         found = counts(middle)
-        if cost(found) <= goal:
+        if cost(found) == goal or middle in (low, high):
+            below = found if cost(found) == goal else below
+            break
+        if cost(found) < goal:
             low, below = middle, found
         else:
             high, above = middle, found

@@ -51,17 +51,15 @@ def show_analysis(analysis: Analysis) -> None:
             table.add_row(escape(name), f"{ratio:.1%}", costs[name].stage.replace("x", " x ") or "-")
         console().print(table)
     if analysis.dense is not None and analysis.left is not None:
-        pairs = [(getattr(analysis.dense, key), getattr(analysis.left, key), word) for key, word in _LEFT]
-        changed = [pair for pair in pairs if pair[0] and pair[0] != pair[1]]
-        found = [f"{left:,.0f} of {dense:,.0f} {word} ({left / dense:.1%})" for dense, left, word in changed]
-        line(f"left: {', '.join(found) or 'everything'}")
+        shrinks = analysis.left.params < analysis.dense.params
+        words = {"params": "parameters", "macs": "MACs"} if shrinks else {"nnz": "non-zero parameters"}
+        pairs = [(getattr(analysis.left, key), getattr(analysis.dense, key), word) for key, word in words.items()]
+        found = [f"{left:,.0f} of {dense:,.0f} {word} ({left / dense:.1%})" for left, dense, word in pairs if dense]
+        line(f"left: {', '.join(found)}")
     for note in analysis.notes:
         line(note)
     for what, path in analysis.files.items():
         line(f"{what}: {path}")
-
-
-_LEFT = (("nnz", "non-zero parameters"), ("macs", "MACs"))
 
 
 def open_page(page: Path, *, wanted: bool | None) -> None:

@@ -5,7 +5,7 @@ from prunus.costs.energy import Energy, energy
 from prunus.costs.measure import QUANTITIES, Costs, compare, environment, measure
 from prunus.costs.memory import peak_activation_bytes
 from prunus.costs.size import file_bytes, nonzeros, parameters, weight_bytes
-from prunus.costs.structure import energy_of_structure
+from prunus.costs.structure import energies_of, energy_of_structure
 from prunus.costs.timing import Latency, batch_of, check_rounds, latency, own_clock, timed
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "check_rounds",
     "compare",
     "effective_macs",
+    "energies_of",
     "energy",
     "energy_of_structure",
     "environment",

@@ -115,7 +115,7 @@ def plan(
         "allocation": share.name,
         **({} if ratio is None else {"ratio": ratio}),
         **({} if budget is None else {"target": str(budget)}),
-        **({} if timing is None else {"latency": str(timing), "latency_table": timing.table}),
+        **({} if timing is None else timing.provenance),
     }
     if by_depth:
         return Plan.from_pruned(graph, {}, provenance=provenance, dropped=dropped(found[0], scored, chosen))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from prunus.allocation import Budget, Counts, latency_ruler
 from prunus.allocation.rulers import Left
@@ -35,6 +36,12 @@ class Timing:
     def missed_by(self) -> float:
         """How far the measured latency lies from the one asked for, relatively."""
         return 0.0 if self.check is None else self.check.measured / self.asked - 1
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What a plan remembers of it: in words, and the figures as shares of the dense latency."""
+        figures = {} if self.check is None else {"latency_figures": asdict(self.check)}
+        return {"latency": str(self), "latency_table": self.table, **figures}
 
     def __str__(self) -> str:
         if self.check is None:

@@ -59,7 +59,7 @@ class StopAtBudget:
         object.__setattr__(self, "budget", parse_budget(self.budget))
         if self.quantity == "latency":
             raise InputError(
-                "stop: a latency is not measured while a model trains; give it to a policy as target, or stop at macs"
+                "stop: a latency is not measured while a model trains; stop at macs, or take the counts of prunus.plan"
             )
 
     @property

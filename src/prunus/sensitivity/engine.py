@@ -23,7 +23,7 @@ class Engine:
 
     recalibrate: data for batch norms, measured anew in every cell; then nothing can be replayed.
     approximate: see `perform_sensitivity_analysis`. seconds: what a pass should take at most, as its cells are
-    lost together when it is killed; where the dense model alone takes long, what it and four times as much take.
+    lost together when it is killed; where the dense model alone takes long, ten times that.
     limit: bytes that a pass keeps in memory.
     """
 
@@ -57,7 +57,7 @@ class Engine:
         for whole in self._groups(fast, survey):
             group = [cell for cell in whole if is_wanted(cell)]
             try:
-                found = self._pass(group, survey) if group else {}
+                found = self._pass(group, survey, is_first=not done) if group else {}
             except Refused as reason:
                 left = [cell for cell in cells if cell not in done]
                 yield from self._plainly(None, left, str(reason), needs_dense=not done)
@@ -78,8 +78,8 @@ class Engine:
         assert survey.metrics is not None
         return DENSE, Found(survey.metrics)
 
-    def _pass(self, group: Sequence[Cell], survey: Survey) -> dict[Cell, Found]:
-        this = Pass(self.model, self.evaluate, self.cutter, survey, group, self.limit, self.approximate)
+    def _pass(self, group: Sequence[Cell], survey: Survey, *, is_first: bool) -> dict[Cell, Found]:
+        this = Pass(self.model, self.evaluate, self.cutter, survey, group, self.limit, is_first, self.approximate)
         found = this.run()
         if this.failed and not found:
             raise Refused(next(iter(this.failed.values())))
@@ -90,7 +90,7 @@ class Engine:
 
     def _groups(self, cells: Sequence[Cell], survey: Survey) -> Iterator[list[Cell]]:
         """Part the cells so that one pass takes about the seconds, and its pruned weights fit in memory."""
-        longest = max(self.seconds, 5 * survey.seconds)  # so that the dense model is a fifth of the work at most
+        longest = max(self.seconds, 10 * survey.seconds)  # so that the dense model is a tenth of the work
         each = max(0.0, survey.seconds - survey.model_seconds)  # evaluate's own work, once for every cell
         group: list[Cell] = []
         time, size = survey.seconds, 0

@@ -185,7 +185,7 @@ def _drop_torn_line(file: BinaryIO, path: Path, header: str) -> None:
 
 def _check_same_data(place: str, known: Metrics, now: Mapping[str, float]) -> None:
     """Compare the dense model's metrics there and here, but for what another processor's rounding explains."""
-    for name in known.keys() | now.keys():
+    for name in {**known, **now}:
         there, here = known.get(name), now.get(name)
         is_same = None not in (there, here) and math.isclose(there, here, rel_tol=1e-3, abs_tol=1e-3)  # type: ignore[arg-type]
         both_nan = isinstance(there, float) and isinstance(here, float) and math.isnan(there) and math.isnan(here)
