@@ -116,7 +116,8 @@ def _why(lines: Sequence[Line]) -> str:
     if learned and plain and statistics.mean(learned) <= statistics.mean(plain):
         return (
             f"{text}: here it says little of what training makes of a net, which is a reason why `amc` wins before "
-            "and not after. NetAdapt judges after a short training, and sees more."
+            "and not after. NetAdapt judges after a short training, and sees more; `netadapt-ratios` says what of its "
+            "gain is left without the weights that it trained. So few seeds do not tell tenths of a point apart."
         )
     return f"{text}."
 
