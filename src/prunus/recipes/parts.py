@@ -13,7 +13,7 @@ from torch import nn
 from prunus.errors import InputError, naming
 from prunus.recipes.resolve import call, resolve
 from prunus.recipes.schema import Factory, Recipe
-from prunus.training import check_loader, evaluate, loss_by_name, reseed
+from prunus.training import Evaluation, check_loader, loss_by_name, reseed
 from prunus.training.evaluate import Metric
 from prunus.training.losses import Loss
 
@@ -45,9 +45,12 @@ class Parts:
 
     def evaluate(self, model: nn.Module, split: str) -> dict[str, float]:
         """All metrics, the judged one first, and the loss, on one split."""
+        return self.evaluation(split)(model)
+
+    def evaluation(self, split: str) -> Evaluation:
+        """The same as a function of the model alone, which a sensitivity analysis reads the data of once."""
         wanted = (*self.metrics, *(() if "loss" in self.metrics else ("loss",)))
-        loader = getattr(self.data, split)
-        return evaluate(model, loader, self.loss, metrics=wanted, name=f"data.{split}", device=self.device)
+        return Evaluation(getattr(self.data, split), self.loss, wanted, f"data.{split}", self.device)
 
 
 def find_parts(recipe: Recipe, folders: Sequence[Path]) -> Parts:

@@ -71,7 +71,7 @@ def sensitivity(session: Session, model: nn.Module, graph: Graph | None) -> Curv
     with session.reporter.bar("sensitivity", 1) as bar:
         curves = perform_sensitivity_analysis(
             model,
-            lambda candidate: session.parts.evaluate(candidate, "validation"),
+            session.parts.evaluation("validation"),
             granularity=wanted.granularity,
             levels=wanted.levels,
             criterion=wanted.criterion,
