@@ -14,8 +14,9 @@ ABOUT = f"""
 Each target alone is pruned to {", ".join(f"{level:.0%}" for level in LEVELS)} and judged. *Naive* is one evaluation per
 cell; *ours* is `perform_sensitivity_analysis` with an `Evaluation`, one process, one thread. Both go through the
 targets in {PARTS} shares, in turns, in the same process; ours surveys the dense model anew in each. **Every number of
-both tables is equal, bit for bit**; the run stops otherwise. The machine was shared: read the ratios, first of all that
-of processor time.
+both tables is equal, bit for bit**; the run stops otherwise. The machine was shared, about ten
+processes on two cores: read the ratios, first of all that of processor time. Passes are cut by wall time, so a busy
+machine makes more of them, and each runs the dense model once.
 
 *Bound* is what leaving out operations that do not depend on the pruned weight can give: the multiply-adds of one pass
 per cell over those that do depend on its target. A net whose layers cost alike has a bound of about 2, as half of it
@@ -71,9 +72,10 @@ def _verdict(lines: Sequence[dict[str, Any]]) -> str:
     reached = [f"{x['net']} ({x['kind']})" for x in lines if ratios(x)[0] >= 3]
     if len(reached) == len(lines):
         return f"All reach {MEANT}."
+    who = f"Only {', '.join(reached)} reach" if reached else "None reaches"
     return (
-        f"Of these, {', '.join(reached) or 'none'} reach {MEANT}: for the others the bound itself is lower. Exact "
-        "numbers leave no other way than to run what depends on the weight; workers and early stopping do."
+        f"{who} {MEANT}: the bound itself is below it. Equal bits leave no other way than to run what depends on the "
+        "weight; workers, and approximately early stopping, give more."
     )
 
 
