@@ -75,7 +75,7 @@ def _verdict(lines: Sequence[dict[str, Any]]) -> str:
     who = f"Only {', '.join(reached)} reach" if reached else "None reaches"
     return (
         f"{who} {MEANT}: the bound itself is below it. Equal bits leave no other way than to run what depends on the "
-        "weight; workers, and approximately early stopping, give more."
+        "weight. Early stopping gives more, approximately; workers do where cores are free, which they were not here."
     )
 
 

@@ -14,6 +14,7 @@ from torch import nn
 from prunus.errors import FileError, InputError
 from prunus.sensitivity import merge, perform_sensitivity_analysis
 from prunus.sensitivity.passes import Gap
+from prunus.sensitivity.store import CellStore
 from prunus.statistics import recalibrate_
 from prunus.training import Evaluation
 from sensitivity_oracle import assert_same, check, naive_table, table
@@ -91,6 +92,21 @@ def test_two_processes_at_once_fill_one_table(tmp_path):
         jobs = [pool.submit(run_in_process, path, part) for part in ("1/2", "2/2")]
         assert [job.result().returncode for job in jobs] == [0, 0]
     assert repr(perform_sensitivity_analysis(net(), lambda model: 1 / 0, levels=LEVELS, store=path)) == repr(analyse())
+
+
+def test_nobody_cuts_a_line_off_while_another_process_writes_it(tmp_path):
+    fcntl = pytest.importorskip("fcntl")
+    path = tmp_path / "cells.jsonl"
+    CellStore(path, "mark").add("a", 0.5, {"loss": 1.0})
+    line = json.dumps({"target": "b", "level": 0.5, "metrics": {"loss": 2.0}}).encode() + b"\n"
+    with ThreadPoolExecutor(1) as pool, path.open("ab", buffering=0) as writer:
+        fcntl.flock(writer, fcntl.LOCK_EX)
+        writer.write(line[:9])
+        other = pool.submit(CellStore, path, "mark")
+        time.sleep(0.2)
+        writer.write(line[9:])
+        fcntl.flock(writer, fcntl.LOCK_UN)
+        assert other.result().cells == {("a", 0.5): {"loss": 1.0}, ("b", 0.5): {"loss": 2.0}}
 
 
 def command(path, part, seconds=0.0):
