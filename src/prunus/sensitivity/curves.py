@@ -10,11 +10,11 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.table import Table
 
-from prunus.allocation import Budget, parse_budget
+from prunus.allocation import Budget, cut, parse_budget
 from prunus.errors import InputError, NameNotFound
 from prunus.sensitivity import schedule_text
 from prunus.sensitivity.costs import Costs
-from prunus.sensitivity.cutting import Mode, by_stage, check_drop, check_mode, cut
+from prunus.sensitivity.cutting import Mode, by_stage, check_drop, check_mode
 from prunus.sensitivity.filling import Filling
 
 Kind = Literal["lines", "slopes", "heat"]

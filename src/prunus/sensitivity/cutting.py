@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Literal
 
 from prunus.allocation import check_ratio
@@ -33,17 +32,6 @@ def check_drop(max_drop: object) -> float:
     if isinstance(max_drop, bool) or not isinstance(max_drop, (int, float)) or not max_drop >= 0:
         raise InputError(f"max_drop is {max_drop!r}; a number of at least 0 is wanted, in the metric's own unit")
     return float(max_drop)
-
-
-def cut(levels: Sequence[float], drops: Sequence[float], most: float) -> float:
-    """Return where the piecewise linear drop, 0 at level 0, first exceeds `most`."""
-    before, fallen = 0.0, 0.0
-    for level, drop in zip(levels, drops, strict=True):
-        if not drop <= most:
-            share = (most - fallen) / (drop - fallen) if math.isfinite(drop) else 0.0
-            return before + share * (level - before)
-        before, fallen = level, drop
-    return before
 
 
 def by_stage(ratios: Mapping[str, float], costs: Costs | None, skip: float) -> dict[str, float]:
