@@ -1,4 +1,4 @@
-"""Uniform, global, sensitivity, AMC, evolution and NetAdapt on a ResNet-8, for one budget, then fine-tuned alike.
+"""Uniform, global, LAMP, sensitivity, AMC, evolution and NetAdapt on a ResNet-8, for one budget, then fine-tuned alike.
 
     python -m benchmarks.search                            # three seeds, then the page
     python -m benchmarks.search --seeds 0 --only amc

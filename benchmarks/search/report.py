@@ -16,7 +16,7 @@ from prunus import costs
 
 Line = Mapping[str, Any]
 ABOUT_WAYS = f"""\
-* `uniform`, `global`: one ratio, or one threshold over normalised scores, for all groups; nothing is judged.
+* `uniform`: one ratio for all groups; `global`, `lamp`: one threshold over normalised, or LAMP's, scores. None judges.
 * `sensitivity`: the curves of single groups, cut at the smallest drop whose ratios meet the budget.
 * `amc`: {EPISODES} episodes; `evolve`: {CANDIDATES} candidates of NSGA-II.
 * `netadapt`: rounds of proposals, each fine-tuned on {SHORT_STEPS} batches; it hands on the weights that it trained.

@@ -1,4 +1,4 @@
-"""Seven ways to ratios for one budget; each returns a plan, and the weights that it is applied to."""
+"""Eight ways to ratios for one budget; each returns a plan, and the weights that it is applied to."""
 
 from __future__ import annotations
 
@@ -105,6 +105,7 @@ def _found(task: Task, result: SearchResult, weights: nn.Module) -> Found:
 WAYS: dict[str, Callable[[Task, str, Path], Found]] = {
     "uniform": partial(_allocated, "uniform"),
     "global": partial(_allocated, "global"),
+    "lamp": partial(_allocated, "lamp"),
     "sensitivity": _sensitivity,
     "amc": partial(_searched, AMC(trials=EPISODES)),
     "evolve": partial(_searched, Evolve(trials=CANDIDATES)),
