@@ -16,6 +16,7 @@ from oneshot.test_oneshot import measured
 from prunus import zoo
 from prunus.allocation import parse_budget
 from prunus.axes import Graph, trace
+from prunus.errors import NothingToPrune
 from prunus.oneshot import plan
 
 RATIOS = ("0.3", "0.5")
@@ -121,3 +122,10 @@ def test_what_is_unused_of_a_budget() -> None:
     assert parse_budget("macs=0.5").unused(40, 100) == pytest.approx(0.2)
     assert parse_budget("params<=50").unused(60, 100) == pytest.approx(-0.2)
     assert parse_budget("sparsity=0.8").unused(0.9, 0.0) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("target", ["macs<=1e12", "energy<=1e9", "params=1", "sparsity=0"])
+def test_a_budget_that_the_dense_model_meets_changes_nothing_and_says_so(target: str) -> None:
+    graph, _ = traced("lenet5")
+    with pytest.raises(NothingToPrune, match="is met by the dense model as it is; ask for less"):
+        plan(graph, target=target)

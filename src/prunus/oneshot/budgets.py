@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from prunus.allocation import Budget, Ruler
-from prunus.errors import InputError
+from prunus.errors import InputError, NothingToPrune
 
 CLOSE = 0.01
 
@@ -23,8 +23,11 @@ def meet(
     equal: names of targets whose counts must stay equal, which are given back together. steps: how many units of a
     target are given back at once; those that are absent have a fixed number. close: the share of a budget that may stay
     unused where a finer choice of units could use it.
+    Raises InputError for a budget out of reach, NothingToPrune for one that the dense model meets.
     """
     low, high = 0.0, 1 - 1e-9
+    if not any(counts(low).values()) and budget.is_met(*ruler(counts(low))):
+        raise NothingToPrune(f"budget {budget} is met by the dense model as it is; ask for less")
     if not budget.is_met(*ruler(counts(high))):
         value, dense = ruler(counts(high))
         shown = f"{value / dense:.3f} of the dense model" if dense else f"{value:.3f}"
