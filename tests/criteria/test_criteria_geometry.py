@@ -6,6 +6,8 @@ import sys
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from criteria_tables import rows
 from prunus.criteria import criterion, geometry
@@ -59,13 +61,26 @@ def test_nearly_equal_filters_are_told_apart_in_float32():
     assert fpgm(units).tolist() == pytest.approx([6 * 3 * 2**-10, 4 * 3 * 2**-10, 4 * 3 * 2**-10, 6 * 3 * 2**-10])
 
 
+@given(st.lists(st.integers(-6, 6).map(lambda n: n / 4) | st.floats(-1e3, 1e3), min_size=1, max_size=30))
+def test_single_weights_by_sorting_are_the_row_sums_and_equal_ones_are_equal(values):
+    units = torch.tensor(values, dtype=torch.float64)[:, None]
+    scores = fpgm(units)
+    torch.testing.assert_close(scores, (units - units.T).abs().sum(1), atol=1e-9, rtol=1e-9)
+    for value in set(values):
+        assert len({scores[i].item() for i, v in enumerate(values) if v == value}) == 1
+
+
+def test_a_million_single_weights_take_no_million_squared():
+    assert fpgm(torch.randn(1_000_000, 1)).argmin().numel() == 1
+
+
 ONE_BY_ONE = """
 import torch
 from prunus.criteria import criterion
 from prunus.granularity import Piece, granularity
 from prunus.statistics import Statistics
-units = granularity("element").units(torch.Size((1, 60_000)))
-print(len(criterion("fpgm").score(Piece.of("w", torch.randn(1, 60_000), units), Statistics())))
+units = granularity("filter").units(torch.Size((60_000, 2)))
+print(len(criterion("fpgm").score(Piece.of("w", torch.randn(60_000, 2), units), Statistics())))
 """
 
 

@@ -20,8 +20,7 @@ CHUNK = 1 << 22
 class GeometricMedian:
     """Score Σ_v ‖u − v‖₂ over the other units v of the tensor: the units nearest to all others go first.
 
-    Time U² · E for U units of E weights, by definition; memory bounded whatever U. Made for filters and channels; the
-    units of `element` or `kernel` are too many.
+    Time U² · E for U units of E weights, by definition, U · log U for single weights; memory bounded whatever U.
     Source: He et al. 2019, FPGM (arXiv:1811.00250), equation 6.
     """
 
@@ -36,6 +35,8 @@ class GeometricMedian:
                 "block_influence"
             )
         table = wide(piece.table())
+        if table.shape[1] == 1:
+            return _apart(table[:, 0])
         step = max(1, CHUNK // max(1, len(table)))
         # Not by way of products: their rounding is as large as the distances of units that are nearly equal.
         exact = "donot_use_mm_for_euclid_dist"
@@ -45,3 +46,11 @@ class GeometricMedian:
             rows = slice(start, start + step)
             scores[rows] = torch.cdist(table[rows], table, compute_mode=exact).sum(dim=1)
         return scores
+
+
+def _apart(values: Tensor) -> Tensor:
+    """Return Σ_v |u − v| of each number, (U,), by running sums over the sorted ones; equal numbers score the same."""
+    distinct, places, counts = torch.unique(values.double(), return_inverse=True, return_counts=True)
+    below, mass = counts.cumsum(0), (distinct * counts).cumsum(0)
+    sums: Tensor = distinct * (2 * below - below[-1]) - 2 * mass + mass[-1]
+    return sums.clamp(min=0)[places].to(values.dtype)
