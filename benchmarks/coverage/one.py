@@ -125,7 +125,8 @@ def traced(model: nn.Module, inputs: Any) -> tuple[prunus.Graph, str]:
     """Trace under the strictest policy for statistics under which half of every group is a fifth of the parameters."""
     for policy in POLICIES:
         graph = prunus.trace(model, *inputs, inexact=policy)
-        left = graph.size({group.name: group.size - group.size // 2 for group in graph.groups}).params
+        groups = [group for group in graph.groups if group.kind != "expert"]  # whole experts go only where asked for
+        left = graph.size({group.name: group.size - group.size // 2 for group in groups}).params
         if left <= (1 - LEAST_REMOVED) * graph.size().params:
             return graph, policy
     return prunus.trace(model, *inputs), POLICIES[0]
