@@ -39,7 +39,7 @@ def markdown(lines: Sequence[Line], peer: Sequence[Line], command: str, limit: f
         spared(lines),
         f"{exported(lines)} cases went to ONNX; {not_applicable(lines)} more cannot be exported by torch even before"
         " they are thinned, and for them this stage does not count.",
-        "## Seconds",
+        "## Seconds\n\nWall time; what else ran on the machine shows in it.",
         table(("stage", "median", "longest", "of"), seconds(lines)),
         "## What is not covered",
         failures(lines),
