@@ -18,7 +18,7 @@ from prunus.plans import Plan, named_state
 from prunus.search.problem import Metrics, Outcome, read_metrics
 from prunus.search.space import Counts, Space, scores_of
 from prunus.solvers import Solver, mend_
-from prunus.statistics import Calibration
+from prunus.statistics import Calibration, restored
 from prunus.training import random_state, reseed
 
 Evaluate = Callable[[nn.Module], "float | Mapping[str, float]"]
@@ -54,24 +54,14 @@ class Judge:
 
 @contextmanager
 def _pruned(model: nn.Module, space: Space, units: Mapping[str, Tensor]) -> Iterator[None]:
-    """Zero the units; put back what that and an evaluation may change: tensors, buffers, the modes."""
-    plain = unwrapped(model)
-    tensors = named_state(plain)
+    """Zero the units; put everything back."""
+    tensors = named_state(unwrapped(model))
     masks = [(p.param, p.units.scatter(units[t.name])) for t in space.targets if units[t.name].any() for p in t.parts]
-    touched = {name for name, _ in masks} | {name for name, _ in plain.named_buffers()}
-    saved = {name: tensors[name].detach().clone() for name in touched}
-    modes = [(module, module.training) for module in model.modules()]
-    try:
+    with restored(model, [name for name, _ in masks]):
         with torch.no_grad():
             for name, keep in masks:
                 tensors[name].masked_fill_(~keep.to(tensors[name].device), 0)
         yield
-    finally:
-        with torch.no_grad():
-            for name, value in saved.items():
-                tensors[name].copy_(value)
-        for module, mode in modes:
-            module.training = mode
 
 
 def _judged(model: nn.Module, evaluate: Evaluate, seed: int, where: str) -> Metrics:

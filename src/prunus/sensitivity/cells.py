@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -24,6 +22,11 @@ class Cell:
 
     target: Target | None
     level: float
+
+    @property
+    def params(self) -> list[str]:
+        """The tensors that it prunes."""
+        return [part.param for part in self.target.parts] if self.target else []
 
     @property
     def key(self) -> tuple[str, float]:
@@ -89,21 +92,3 @@ class Cutter:
 
 def _zero_(tensor: Tensor, keep: Tensor) -> None:
     tensor.masked_fill_(~keep, 0)
-
-
-@contextmanager
-def restored(model: nn.Module, target: Target | None = None) -> Iterator[None]:
-    """Put back what pruning and evaluation may change: the target's tensors, all buffers, the modes."""
-    tensors = named_state(unwrapped(model))
-    touched = {part.param for part in target.parts} if target else set()
-    touched |= {name for name, _ in unwrapped(model).named_buffers()}
-    saved = {name: tensors[name].detach().clone() for name in touched}
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for name, value in saved.items():
-                tensors[name].copy_(value)
-        for module, mode in modes:
-            module.training = mode

@@ -8,9 +8,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from prunus.errors import TrainingError
-from prunus.sensitivity.cells import Cell, Cutter, restored
+from prunus.sensitivity.cells import Cell, Cutter
 from prunus.sensitivity.store import Metrics
-from prunus.statistics import recalibrate_
+from prunus.statistics import recalibrate_, restored
 
 Evaluate = Callable[[nn.Module], "float | Mapping[str, float]"]
 
@@ -20,7 +20,7 @@ def measure(model: nn.Module, evaluate: Evaluate, cutter: Cutter, cell: Cell, re
 
     recalibrate: data that batch norms are measured anew on, before the evaluation.
     """
-    with restored(model, cell.target):
+    with restored(model, cell.params):
         cutter.prune_(cell)
         if recalibrate is not None:
             recalibrate_(model, recalibrate)

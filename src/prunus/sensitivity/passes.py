@@ -13,7 +13,7 @@ from torch import Tensor, UntypedStorage, nn
 from torch.utils import _pytree as pytree
 
 from prunus.sensitivity.calls import flat, forward_as, mark
-from prunus.sensitivity.cells import Cell, Cutter, restored
+from prunus.sensitivity.cells import Cell, Cutter
 from prunus.sensitivity.contents import Content, Keeper, View, copied
 from prunus.sensitivity.naive import Evaluate, evaluated
 from prunus.sensitivity.ready import Ready, Tally, tally_of
@@ -21,6 +21,7 @@ from prunus.sensitivity.replay import Player
 from prunus.sensitivity.store import Metrics
 from prunus.sensitivity.survey import Survey, guarded, taints_of
 from prunus.sensitivity.tape import Refused, Tape
+from prunus.statistics import restored
 
 Answer = tuple[list[Any], Any]
 """What a call returned, flattened: leaves and tree."""
@@ -140,7 +141,7 @@ class Pass:
         unread = {name for name in self._bits if not self._places(name) <= read}
         first = max(self._active, key=lambda cell: (cell.target is self._active[0].target, cell.level))
         for cell in {first: 0, **{cell: 0 for cell in self._active if cell.key[0] in unread}}:
-            with restored(self.model, cell.target):
+            with restored(self.model, cell.params):
                 self.cutter.prune_(cell)
                 real = mark(*flat(self._original(*args, **kwargs), "returns"))
             if real != mark(*self._latest[cell]):

@@ -15,11 +15,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from prunus.granularity import Target
 from prunus.sensitivity.calls import flat, forward_as, mark, obstacle
-from prunus.sensitivity.cells import Cell, Cutter, restored
+from prunus.sensitivity.cells import Cell, Cutter
 from prunus.sensitivity.contents import place_of
 from prunus.sensitivity.naive import Evaluate, evaluated
 from prunus.sensitivity.store import Metrics
 from prunus.sensitivity.tape import Refused, Tape, is_alive, tensors_in
+from prunus.statistics import restored
 
 DENSE = Cell(None, 0.0)
 _ESCAPES = ("numpy", "tolist", "data_ptr", "__dlpack__")

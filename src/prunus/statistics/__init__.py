@@ -16,7 +16,7 @@ from prunus.statistics.kinds import (
     wide,
 )
 from prunus.statistics.layers import Layer
-from prunus.statistics.modes import device_of, evaluating, undisturbed
+from prunus.statistics.modes import device_of, evaluating, restored, undisturbed
 from prunus.statistics.reading import Readers, Reading, readings
 from prunus.statistics.stopping import Stop, until_stopped
 from prunus.statistics.store import Statistics
@@ -43,6 +43,7 @@ __all__ = [
     "readings",
     "recalibrate_",
     "register",
+    "restored",
     "statistic",
     "statistic_names",
     "undisturbed",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import nn
+
+from prunus.axes import unwrapped
+from prunus.plans import named_state
 
 
 @contextmanager
@@ -48,6 +51,23 @@ def same_buffers(model: nn.Module) -> Iterator[None]:
             for name, buffer in model.named_buffers():
                 if name in buffers and buffer.shape == buffers[name].shape:
                     buffer.copy_(buffers[name])
+
+
+@contextmanager
+def restored(model: nn.Module, names: Iterable[str] = ()) -> Iterator[None]:
+    """Put back, bit for bit, what pruning and evaluation may change: tensors of these names, all buffers, the modes."""
+    plain = unwrapped(model)
+    tensors = named_state(plain)
+    saved = {n: tensors[n].detach().clone() for n in {*names, *(name for name, _ in plain.named_buffers())}}
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for name, value in saved.items():
+                tensors[name].copy_(value)
+        for module, mode in modes:
+            module.training = mode
 
 
 def device_of(model: nn.Module) -> torch.device:
