@@ -217,11 +217,12 @@ def test_a_store_of_something_else_is_refused(tmp_path, change):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"hello", "no store"),
-        (b"hello\n", "line 1 is no JSON record"),
-        (b"[1]\n", "line 1 is no JSON record"),
-        (b'{"format": "other/3"}\n', "other/3"),
-        (b"\xff\xfe\x00\n", "line 1"),
+        (b"hello", "holds no cells"),
+        (b"hello\nworld", "holds no cells"),
+        (b"[1]\n", "holds no cells"),
+        (b'{"format": "prunus-sensitivity/1", "x\n', "line 1 is damaged"),
+        (b'{"format": "other/3"}\n', "holds no cells"),
+        (b"\xff\xfe\x00\n", "holds no cells"),
     ],
 )
 def test_foreign_files_are_refused_and_left_alone(tmp_path, content, words):

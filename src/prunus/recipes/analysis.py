@@ -11,12 +11,10 @@ from typing import Any
 
 from prunus.errors import FileError, InputError
 from prunus.recipes import stages
+from prunus.recipes.beginning import begun
 from prunus.recipes.folder import open_folder
 from prunus.recipes.opening import Opened
-from prunus.recipes.parts import find_parts
-from prunus.recipes.rehearsal import rehearse
 from prunus.recipes.schema import Sensitivity
-from prunus.recipes.session import Session, set_threads
 from prunus.sensitivity import Curves, Left, mode_of
 from prunus.sensitivity.schedule_text import rounded_down, template
 from prunus.training import Reporter, Silent
@@ -62,19 +60,11 @@ def analyse(
     own = recipe.sensitivity or Sensitivity()
     wanted = wanted or own
     folder = open_folder(root, recipe.plain(), fresh=fresh)
-    threads = set_threads(recipe.threads)
-    try:
-        parts = find_parts(recipe, opened.folders)
-        session = Session(recipe.model_copy(update={"sensitivity": wanted}), parts, folder, reporter or Silent())
-        if folder.earlier is None:
-            rehearse(session)
-        folder.claim(recipe.plain(), opened.text)
+    with begun(opened, folder, reporter or Silent(), sensitivity=wanted) as session:
         model, _ = stages.train(session)
         graph = stages.find_structure(session, model)
         stem = _stem(own, wanted)
         curves = stages.measure_curves(session, model, graph, wanted, f"{stem}.jsonl", effort)
-    finally:
-        set_threads(threads)
     if effort is not None and effort.part is not None:
         note = f"part {effort.part} is measured; once all are, run this without --part for pictures, page and schedule"
         return Analysis(curves, {}, None, None, {"cells": root / f"{stem}.jsonl"}, (note,))

@@ -11,13 +11,12 @@ from torch import nn
 from prunus.plans import save
 from prunus.recipes import stages
 from prunus.recipes.analysis import write_page
+from prunus.recipes.beginning import begun
 from prunus.recipes.facts import collect
 from prunus.recipes.folder import open_folder
 from prunus.recipes.measuring import measure_both, measure_control
 from prunus.recipes.opening import Opened
-from prunus.recipes.parts import find_parts
-from prunus.recipes.rehearsal import rehearse
-from prunus.recipes.session import Session, set_threads
+from prunus.recipes.session import Session
 from prunus.runtimes import export_onnx
 from prunus.training import Reporter, Silent
 
@@ -48,21 +47,13 @@ def run(
     fresh: remove the earlier run. resume: there must be one.
     Raises PrunusError in one sentence; what is finished by then stays and is used by the next call.
     """
-    reporter = reporter or Silent()
     recipe, root = opened.recipe, Path(opened.recipe.out)
     folder = open_folder(root, recipe.plain(), fresh=fresh, resume=resume)
     finished = None if folder.earlier is None else folder.facts()
     if finished is not None:
         return Result(finished, root, was_finished=True)
-    threads = set_threads(recipe.threads)
-    try:
-        session = Session(recipe, find_parts(recipe, opened.folders), folder, reporter)
-        if folder.earlier is None:
-            rehearse(session)
-        folder.claim(recipe.plain(), opened.text)
+    with begun(opened, folder, reporter or Silent()) as session:
         facts = _run(session, opened)
-    finally:
-        set_threads(threads)
     folder.finish(facts)
     return Result(facts, root, was_finished=False)
 

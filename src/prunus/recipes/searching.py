@@ -26,14 +26,13 @@ from torch import nn
 from prunus.allocation import parse_budget
 from prunus.errors import InputError
 from prunus.recipes import stages
+from prunus.recipes.beginning import begun
 from prunus.recipes.epochs import make_optimizer
 from prunus.recipes.folder import open_folder
 from prunus.recipes.opening import Opened, open_recipe
-from prunus.recipes.parts import find_parts
 from prunus.recipes.policies import calibration
-from prunus.recipes.rehearsal import rehearse
 from prunus.recipes.schema import Policy, Recipe
-from prunus.recipes.session import Session, set_threads
+from prunus.recipes.session import Session
 from prunus.search import SearchResult, find_method, search
 from prunus.training import Reporter, Silent, recalibrate_, reseed, train_epoch
 
@@ -68,12 +67,7 @@ def search_recipe(
     policy, seed = _policy(recipe), recipe.seed if seed is None else seed
     name = f"{find_method(method, trials).name}-{_slug(str(parse_budget(target)))}-{seed}"
     folder = open_folder(Path(recipe.out), recipe.plain())
-    threads = set_threads(recipe.threads)
-    try:
-        session = Session(recipe, find_parts(recipe, opened.folders), folder, reporter)
-        if folder.earlier is None:
-            rehearse(session)
-        folder.claim(recipe.plain(), opened.text)
+    with begun(opened, folder, reporter) as session:
         place = folder.path("search") / name
         if fresh:
             shutil.rmtree(place, ignore_errors=True)
@@ -99,8 +93,6 @@ def search_recipe(
                 train=partial(_short, session, steps) if method == "netadapt" and steps else None,
             )
         return Searched(result, _write(opened, result, place), _draw(result, place, reporter))
-    finally:
-        set_threads(threads)
 
 
 def _policy(recipe: Recipe) -> Policy:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-import torch
 from torch import nn
 
 from prunus.batches import Inputs, num_batches
@@ -79,11 +78,3 @@ def restore(model: nn.Module, state: dict[str, Any], stage: str) -> None:
             f"the checkpoint of stage {stage} does not fit {type(model).__name__}: "
             f"{' '.join(str(error).split())[:200]}; the model function has changed: start anew with --fresh"
         ) from error
-
-
-def set_threads(threads: int | None) -> int:
-    """Use so many threads; returns the number before."""
-    before = torch.get_num_threads()
-    if threads is not None:
-        torch.set_num_threads(threads)
-    return before

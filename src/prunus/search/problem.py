@@ -12,6 +12,7 @@ from prunus.errors import FileError, InputError, TrainingError
 from prunus.search.meter import Meter
 from prunus.search.space import Choice, Counts, Knob, expanded
 from prunus.search.trials import Mode, Trial, TrialStore
+from prunus.sensitivity.naive import metrics_of
 from prunus.training.checkpoint import load_checkpoint, save_checkpoint
 
 Metrics = dict[str, float]
@@ -175,14 +176,13 @@ def _key(counts: Counts) -> tuple[tuple[str, int], ...]:
 
 
 def read_metrics(result: object) -> Metrics:
-    """Read what the user's `evaluate` returned; raises TrainingError unless it is a number or a mapping of them."""
-    named: Mapping[Any, Any] = result if isinstance(result, Mapping) else {"metric": result}
+    """Read what the user's `evaluate` returned; raises TrainingError unless it is a finite number or several."""
     try:
-        metrics = {str(name): float(value) for name, value in named.items()}
-    except (TypeError, ValueError):
-        raise TrainingError(f"evaluate returned {result!r}; a number or a mapping of numbers is wanted") from None
-    if not metrics or not all(math.isfinite(value) for value in metrics.values()):
-        raise TrainingError(f"evaluate returned {metrics}; at least one finite number is wanted")
+        metrics = metrics_of(result)
+    except TrainingError as error:
+        raise TrainingError(f"evaluate {error}") from None
+    if not all(math.isfinite(value) for value in metrics.values()):
+        raise TrainingError(f"evaluate returned {metrics}; a search ranks finite numbers only")
     return metrics
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -11,8 +10,8 @@ from typing import Any, Literal
 
 from prunus.axes import Graph
 from prunus.errors import FileError, InputError
+from prunus.journal import Journal
 from prunus.plans import Plan
-from prunus.training.files import append_line, read_lines, write_lines
 
 FORMAT = "prunus-search/1"
 Mode = Literal["max", "min"]
@@ -86,31 +85,20 @@ def pareto(trials: Iterable[Trial], mode: Mode = "max") -> tuple[Trial, ...]:
 class TrialStore:
     """Trials in memory, and on disk where a path is given.
 
-    path: JSON lines, a header first; None keeps the trials in memory only.
-    mark: the fingerprint of what is searched.
-    Raises FileError when the file is foreign, damaged before its last line, of another search, or cannot be written. A
-    torn last line, left by a killed run, is dropped.
+    path: a journal; None keeps the trials in memory only. mark: the fingerprint of what is searched.
+    Raises FileError as `prunus.journal.Journal` does.
     """
 
     def __init__(self, path: str | os.PathLike[str] | None, mark: str) -> None:
         self.path = None if path is None else Path(path)
         self.trials: list[Trial] = []
-        if self.path is None:
+        if path is None:
+            self._journal = None
             return
-        header = {"format": FORMAT, "fingerprint": mark}
-        lines = _whole_lines(self.path)
-        if not lines:
-            append_line(self.path, header)
-            return
-        if lines[0].get("format") != FORMAT:
-            raise FileError(f"{self.path} holds no trials of a search; name another file")
-        if lines[0].get("fingerprint") != mark:
-            raise FileError(
-                f"{self.path} is of another search (model, method, target, seed or settings); name another file, or "
-                "delete it to start anew"
-            )
+        of = "search (model, method, target, seed or settings)"
+        self._journal = Journal(path, FORMAT, mark, holds="trials of a search", of=of)
         try:
-            self.trials = [Trial.from_dict(line) for line in lines[1:]]
+            self.trials = [Trial.from_dict(record) for _, record in self._journal.news()]
         except (KeyError, TypeError, AttributeError):
             raise FileError(f"{self.path} has a line that is no trial; delete the file to start anew") from None
 
@@ -120,25 +108,7 @@ class TrialStore:
     def add(self, trial: Trial) -> Trial:
         """Keep one trial; it is on disk when this returns."""
         assert trial.number == len(self.trials), "trials are numbered in order"
-        if self.path is not None:
-            append_line(self.path, trial.to_dict())
+        if self._journal is not None:
+            self._journal.append(trial.to_dict())
         self.trials.append(trial)
         return trial
-
-
-def _whole_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the complete lines and cut a torn last one off the file; nothing is cut off a foreign file."""
-    try:
-        raw = path.read_bytes() if path.exists() else b""
-    except OSError as error:
-        raise FileError(f"{path} cannot be read: {error.strerror}; name another store") from None
-    lines, whole = read_lines(path), raw.count(b"\n")
-    start = json.dumps({"format": FORMAT}).encode()[:-1]
-    if raw and not raw.startswith(start[: len(raw)]):
-        raise FileError(f"{path} holds no trials of a search; name another file")
-    if len(lines) < whole:
-        raise FileError(f"{path} line {len(lines) + 1} is damaged; delete the file to start anew")
-    if raw and not raw.endswith(b"\n"):
-        lines = lines[:whole]  # a line without its end may be whole and yet not all on disk
-        write_lines(path, lines)
-    return lines
