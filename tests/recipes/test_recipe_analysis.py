@@ -9,7 +9,7 @@ import sys
 import pytest
 import yaml
 
-from prunus.errors import InputError
+from prunus.errors import InputError, RecipeError
 from prunus.recipes import Effort, analyse, open_recipe, run
 from prunus.recipes.folder import open_folder
 from prunus.recipes.schema import Sensitivity
@@ -48,6 +48,48 @@ def test_everything_is_left_and_the_schedule_runs_to_what_was_foretold(tmp_path)
     assert facts["pruned"]["macs"] == found.left.macs
     assert facts["pruned"]["parameters"] == found.left.params
     assert facts["dense"]["metrics"]["validation"]["top1"] == found.curves.dense["top1"], "trained as in the analysis"
+
+
+PHONE = """\
+layer,in,out,ms
+*,,,1
+0,1,1,1
+0,1,8,8
+3,1,1,2
+3,1,8,9
+3,8,1,9
+3,8,8,16
+9,1,10,1
+9,8,10,1
+"""
+
+
+def test_a_latency_is_estimated_for_the_page_and_met_by_the_schedule(tmp_path):
+    """1 ms, one per channel of the first convolution, one per channel in and out of the second, and 1 for the head."""
+    (tmp_path / "phone.csv").write_text(PHONE)
+    on = f"table:{tmp_path / 'phone.csv'}"
+    part = {"levels": [0.25, 0.5, 0.75], "granularity": "filter", "target": f"latency=0.6@{on}"}
+    found = analyse(open_recipe(project(tmp_path, sensitivity=part, prune=policy())))
+    assert found.dense.latency == 26
+    first, second = (found.curves.costs.counts(found.ratios)[name] for name in ("0", "3"))
+    assert found.left.latency == 26 - 2 * first - second <= 15.6
+    assert '"checked": null' in (tmp_path / "out" / "sensitivity.html").read_text()
+    (words,) = open_recipe(tmp_path / "out" / "schedule.yaml").recipe.prune.policies
+    assert words.round_to == "auto"
+
+
+@pytest.mark.parametrize(
+    ("part", "words"),
+    [
+        ({"target": "latency=0.9@torch", "latency": "onnxruntime"}, "name the same device"),
+        ({"latency": "torch", "granularity": "element"}, "do not become speed"),
+        ({"latency": "tensorrt"}, "no device named 'tensorrt'"),
+        ({"latency": 3}, "a device, such as onnxruntime"),
+    ],
+)
+def test_a_latency_that_cannot_be_is_refused_before_anything_runs(tmp_path, part, words):
+    with pytest.raises(RecipeError, match=words):
+        open_recipe(project(tmp_path, sensitivity={"granularity": "filter", **part}))
 
 
 def test_the_run_uses_what_the_analysis_trained_and_measured_and_the_reverse(tmp_path):

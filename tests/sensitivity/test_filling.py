@@ -3,18 +3,20 @@
 import itertools
 import math
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from prunus import plan, trace, zoo
-from prunus.allocation import parse_budget
+from prunus.allocation import Budget, parse_budget
 from prunus.allocation.counts import num_pruned
 from prunus.errors import InputError, NameNotFound
 from prunus.granularity import find_targets
 from prunus.sensitivity import Costs, Curves, TargetCost, target_costs
 from prunus.sensitivity.filling import Filling, ratio_of
+from runtimes.counting import Counting
 
 LEVELS = (0.25, 0.5, 0.75)
 
@@ -234,3 +236,44 @@ def test_intersections_are_those_of_linear_interpolation():
         for most in (0.01, 0.4, 1.0, 5.0):
             expected = np.interp(most, [0, *drops], [0, *LEVELS])
             assert curves.ratios(most)["a"] == pytest.approx(expected)
+
+
+@pytest.fixture(scope="module")
+def timed(tmp_path_factory):
+    """Curves of a net on a device whose times are the MACs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        graph = trace(zoo.resnet20().eval(), torch.zeros(1, 3, 32, 32))
+        targets, draw = find_targets(graph.model, "filter", "*", graph), random.Random(0)
+        drops = {t.name: sorted(draw.random() for _ in LEVELS) for t in targets}
+        return curves_of(target_costs(graph.model, targets, graph), drops).timed(graph, Counting())
+
+
+@pytest.mark.parametrize("share", [0.5, 0.7, 0.9])
+def test_where_time_is_macs_a_latency_is_met_by_the_same_ratios(timed, share):
+    latency = timed.ratios_for(Budget("latency", share, True, "counting"), round_to=1)
+    assert latency == timed.ratios_for(f"macs={share}")
+    absolute = Budget("latency", share * timed.costs.left({}).latency, False, "counting")
+    assert timed.ratios_for(absolute, round_to=1) == latency
+
+
+def test_a_latency_is_met_at_the_steps_of_the_kernels(timed):
+    counts = timed.costs.counts(timed.ratios_for(Budget("latency", 0.6, True, "counting")), round_to="auto")
+    left = {name: timed.costs.targets[name].units - count for name, count in counts.items()}
+    assert timed.costs.left(counts).latency <= 0.6 * timed.costs.left({}).latency
+    assert all(kept % timed.costs.targets[name].step == 0 for name, kept in left.items())
+    assert {target.step for target in timed.costs.targets.values()} == {4, 8, 16}
+
+
+def test_a_latency_that_nobody_timed_is_refused(timed):
+    with pytest.raises(InputError, match="know the latency on counting only; time them first"):
+        timed.ratios_for("latency=0.6@onnxruntime")
+    bare = curves_of(chain([8]), {"g0": (0.1, 0.2, 0.3)})
+    with pytest.raises(InputError, match="know the latency on no device"):
+        bare.ratios_for("latency=0.6")
+    graph = trace(zoo.lenet5().eval(), zoo.example_input("lenet5"))
+    with pytest.raises(InputError, match="other groups than the analysis"):
+        timed.timed(graph)
+    zeros = replace(timed, granularity="element", costs=replace(timed.costs, coupled=False))
+    with pytest.raises(InputError, match="do not become speed"):
+        zeros.timed(graph)

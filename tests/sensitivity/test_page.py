@@ -9,11 +9,12 @@ import pytest
 import torch
 import yaml
 
-from prunus import trace, zoo
-from prunus.errors import FileError, InputError, NameNotFound, PrunusError
+from prunus import plan, trace, zoo
+from prunus.errors import FileError, InputError, PrunusError
 from prunus.granularity import find_targets
 from prunus.sensitivity import Costs, Curves, TargetCost, target_costs
 from prunus.sensitivity.schedule_text import rounded_down
+from runtimes.counting import Counting
 from sensitivity.browser import chromium
 
 LEVELS = tuple(i / 10 for i in range(1, 10))
@@ -169,17 +170,31 @@ def test_zeros_show_non_zeros_and_a_rising_loss_is_a_drop(browser, tmp_path):
     assert browser.run("document.getElementById('recipe').textContent") == curves.recipe(ratios)
 
 
-def test_latency_is_the_sum_of_what_the_table_says(browser, graph, tmp_path):
-    curves = falling(graph, seed=5)
-    table = {"conv1": {4: 1.0, 16: 4.0}, "layer3.0.conv1": {1: 0.5, 32: 0.75, 64: 2.0}}
-    curves.page(tmp_path / "page.html", max_drop=0.2, latency=table)
+def test_latency_follows_the_line_and_is_that_of_a_device_that_counts(browser, graph, tmp_path, monkeypatch):
+    """On a device whose times are the MACs, the sum over parts, each linear in both of its sizes, is exact."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    curves = falling(graph, seed=5).timed(graph, Counting())
+    curves.page(tmp_path / "page.html", max_drop=0.05)
     browser.open(tmp_path / "page.html")
-    counts = curves.costs.counts({name: rounded_down(ratio) for name, ratio in curves.ratios(0.2).items()})
-    left = {name: graph[name].size - counts[name] for name in table}
-    conv1 = 1.0 if left["conv1"] < 4 else 1.0 + (left["conv1"] - 4) / 12 * 3
-    far = left["layer3.0.conv1"]
-    other = 0.5 + (far - 1) / 31 * 0.25 if far < 32 else 0.75 + (far - 32) / 32 * 1.25
-    assert number(browser, "latency") == pytest.approx(conv1 + other)
+    for drop in (0.05, 0.2, 0.5):
+        browser.run(f"state.drop = {drop}; refresh()")
+        assert number(browser, "latency") == pytest.approx(number(browser, "macs") * 2e-6)
+    text = "document.body.textContent"
+    assert browser.run(f"{text}.includes('ms estimated on counting, batch 2')")
+    assert browser.run(f"{text}.includes('One whole model was measured besides')")
+
+
+def test_steps_of_the_kernels_are_the_pages_too(browser, graph, tmp_path):
+    base = {**BASE, "prune": {**BASE["prune"], "policies": [{**BASE["prune"]["policies"][0], "round_to": "auto"}]}}
+    curves = falling(graph, seed=6)
+    curves.page(tmp_path / "page.html", base=base, max_drop=0.1)
+    browser.open(tmp_path / "page.html")
+    check(browser, curves, graph, curves.ratios(0.1), round_to="auto", base=base)
+    ratios = yaml.safe_load(browser.run("document.getElementById('recipe').textContent"))
+    (policy,) = ratios["prune"]["policies"]
+    planned = plan(graph, ratio=0.5, allocation=policy["allocation"], round_to=policy["round_to"])
+    kept = browser.run("[...rows.entries()].map(([i, r]) => [facts.targets[i].name, Number(r.kept.dataset.kept)])")
+    assert planned.sizes == {name: left for name, left in kept if left < graph[name].size}
 
 
 @pytest.mark.parametrize("width", [360, 800, 1400])
@@ -202,8 +217,6 @@ def test_the_page_says_what_it_lacks(graph, tmp_path, monkeypatch):
     bare = Curves("top1", "filter", "l1", (0.5,), {"top1": 1}, {"top1": {"a": (1,)}})
     with pytest.raises(InputError, match="lack; analyse again"):
         bare.page(tmp_path / "a.html")
-    with pytest.raises(NameNotFound, match="conv9"):
-        curves.page(tmp_path / "a.html", latency={"conv9": {1: 1.0}})
     with pytest.raises(FileError, match="cannot be written"):
         curves.page(tmp_path / "no" / "a.html")
     monkeypatch.setitem(sys.modules, "jinja2", None)

@@ -28,6 +28,9 @@ def command(
     target: Annotated[
         str | None, typer.Option(metavar="macs=0.5", help="Or the budget that the schedule meets.")
     ] = None,
+    latency: Annotated[
+        str | None, typer.Option(metavar="onnxruntime", help="Estimate the latency on the page: torch, onnxruntime, …")
+    ] = None,
     workers: Annotated[int, typer.Option(help="Processes that measure side by side.")] = 1,
     part: Annotated[
         str | None, typer.Option(metavar="1/3", help="Measure only this share of the layers, for several machines.")
@@ -56,6 +59,7 @@ def command(
         "targets": targets and json.dumps(targets),
         "max_drop": max_drop,
         "target": target,
+        "latency": latency,
     }
     opened = open_recipe(recipe, settings or [], out=out)
     options = [f"sensitivity.{key}={value}" for key, value in given.items() if value is not None]

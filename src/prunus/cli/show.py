@@ -55,6 +55,9 @@ def show_analysis(analysis: Analysis) -> None:
         words = {"params": "parameters", "macs": "MACs"} if shrinks else {"nnz": "non-zero parameters"}
         pairs = [(getattr(analysis.left, key), getattr(analysis.dense, key), word) for key, word in words.items()]
         found = [f"{left:,.0f} of {dense:,.0f} {word} ({left / dense:.1%})" for left, dense, word in pairs if dense]
+        if analysis.left.latency is not None and analysis.dense.latency is not None:
+            left, dense = analysis.left.latency, analysis.dense.latency
+            found.append(f"{left:.3g} of {dense:.3g} ms, estimated ({left / dense:.1%})")
         line(f"left: {', '.join(found)}")
     for note in analysis.notes:
         line(note)

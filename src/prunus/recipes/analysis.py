@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from prunus.allocation import RoundTo
 from prunus.errors import FileError, InputError
 from prunus.recipes import stages
 from prunus.recipes.beginning import begun
 from prunus.recipes.folder import open_folder
 from prunus.recipes.opening import Opened
 from prunus.recipes.schema import Sensitivity
+from prunus.recipes.words import budget_device
 from prunus.sensitivity import Curves, Left, mode_of
 from prunus.sensitivity.schedule_text import rounded_down, template
 from prunus.training import Reporter, Silent
@@ -102,7 +104,9 @@ def _written(curves: Curves, wanted: Sensitivity, base: dict[str, Any], root: Pa
     if curves.is_fixed:
         notes.append(f"no schedule: {curves.granularity} is whole or not at all; prune the targets that bear it")
         return Analysis(curves, {}, None, None, files, tuple(notes))
-    round_to = template(curves, base, None).round_to
+    given = template(curves, base, None).round_to
+    # Kernels step: where time is the budget, counts between their steps are paid for and not used.
+    round_to: RoundTo = "auto" if given == 1 and budget_device(wanted.target) is not None else given
     cut = (
         curves.ratios(drop, mode=mode)
         if wanted.target is None
@@ -110,7 +114,11 @@ def _written(curves: Curves, wanted: Sensitivity, base: dict[str, Any], root: Pa
     )
     ratios = {name: rounded_down(ratio) for name, ratio in cut.items()}
     schedule = stem.replace("sensitivity", "schedule", 1) + ".yaml"
-    attempt("schedule", schedule, lambda path: write_atomically(path, curves.recipe(ratios, base).encode()))
+    attempt(
+        "schedule",
+        schedule,
+        lambda path: write_atomically(path, curves.recipe(ratios, base, round_to=round_to).encode()),
+    )
     costs = curves.known_costs("the summary")
     left = costs.left(costs.counts(ratios, round_to=round_to))
     return Analysis(curves, ratios, costs.left({}), left, files, tuple(notes))

@@ -121,12 +121,25 @@ class Sensitivity(_Part):
     target: Annotated[str, BeforeValidator(words.budget)] | None = Field(
         default=None, description="or the budget that the schedule meets: macs=0.5, params=0.4, sparsity=0.9"
     )
+    latency: Annotated[str, BeforeValidator(words.timed_on)] | None = Field(
+        default=None, description="where the page estimates the latency: torch, onnxruntime, table:file.csv"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Sensitivity:
         if self.max_drop is not None and self.target is not None:
             raise InputError("give either max_drop or target: how much may be lost, or how much has to go")
+        budgeted = words.budget_device(self.target)
+        if None not in (self.latency, budgeted) and self.latency != budgeted:
+            raise InputError(f"target is a latency on {budgeted}, but latency is {self.latency}; name the same device")
+        if self.timed_on is not None:
+            words.shrinks(self.granularity)
         return self
+
+    @property
+    def timed_on(self) -> str | None:
+        """Where latency is estimated, for the page or for the budget."""
+        return self.latency or words.budget_device(self.target)
 
 
 class Policy(_Part):

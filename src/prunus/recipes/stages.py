@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from prunus.axes import Graph, trace
 from prunus.costs import macs as dense_macs
 from prunus.costs import nonzeros, parameters
-from prunus.errors import CaptureError
+from prunus.errors import CaptureError, InputError, naming
 from prunus.granularity import COUPLED
 from prunus.masks import MaskSet
 from prunus.permuting import permuted
@@ -118,7 +118,17 @@ def measure_curves(
             approximate=effort.approximate,
         )
     session.reporter.say(str(curves).rstrip())
+    if wanted.timed_on is not None and effort.part is None:
+        curves = _timed(session, curves, graph, wanted.timed_on)
     return curves if curves.costs is None else replace(curves, costs=replace(curves.costs, samples=TRACED))
+
+
+def _timed(session: Session, curves: Curves, graph: Graph | None, on: str) -> Curves:
+    """Estimate the latency of what the curves may come to."""
+    if graph is None:
+        raise InputError("sensitivity: a latency needs the model's structure, which could not be captured")
+    with naming("sensitivity"), session.reporter.bar(f"latency on {on}", 1) as bar:
+        return curves.timed(graph, on, progress=bar.at)
 
 
 @dataclass(frozen=True)

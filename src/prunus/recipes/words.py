@@ -16,6 +16,7 @@ import prunus.allocation
 import prunus.criteria
 import prunus.granularity
 import prunus.regularizers
+import prunus.runtimes
 import prunus.schedules
 import prunus.solvers
 from prunus.axes import Inexact
@@ -113,6 +114,22 @@ def budget(value: Any) -> Any:
     """`macs=0.5`, `params<=2e6`, `sparsity=0.9`."""
     prunus.allocation.parse_budget(_text(value, "a budget, such as macs=0.5"))
     return value
+
+
+def budget_device(budget: str | None) -> str | None:
+    """The device of a budget, where it is a latency."""
+    return None if budget is None else prunus.allocation.parse_budget(budget).device
+
+
+def shrinks(granularity: str) -> None:
+    """Refuse a latency where weights become zeros."""
+    if granularity not in prunus.granularity.COUPLED:
+        raise InputError(f"{granularity} leaves zeros, which do not become speed; a latency needs filters or heads")
+
+
+def timed_on(value: Any) -> Any:
+    """What a latency is of: torch, onnxruntime, compiled, table:file.csv."""
+    return str(prunus.runtimes.device(_text(value, "a device, such as onnxruntime")))
 
 
 def schedule(value: Any) -> Any:

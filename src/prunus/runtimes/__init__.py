@@ -2,6 +2,7 @@
 
 from prunus.runtimes.device import Compiled, Device, Eager, device, register_device
 from prunus.runtimes.elsewhere import Elsewhere
+from prunus.runtimes.estimate import Estimate, estimate
 from prunus.runtimes.given import GivenTable
 from prunus.runtimes.onnx import Exported, export_onnx
 from prunus.runtimes.onnx_device import OnnxRuntime
@@ -18,11 +19,13 @@ __all__ = [
     "Device",
     "Eager",
     "Elsewhere",
+    "Estimate",
     "Exported",
     "GivenTable",
     "LatencyTable",
     "OnnxRuntime",
     "device",
+    "estimate",
     "export_onnx",
     "latency_table",
     "register_device",

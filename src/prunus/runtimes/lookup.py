@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import nn
 from prunus.runtimes.device import Device
 from prunus.runtimes.segments import Built
 
+Progress = Callable[[int, int], None]
 _ROUNDS, _AT_ONCE, _SECONDS = 30, 12, 2.0
 
 
@@ -38,11 +39,16 @@ class Lookup:
         """How many are known, those of other models too."""
         return len(self._known)
 
-    def all(self, wanted: Iterable[Built]) -> dict[str, float]:
-        """Return the latency of each by its signature; those that are not known are timed first."""
+    def all(self, wanted: Iterable[Built], progress: Progress | None = None) -> dict[str, float]:
+        """Return the latency of each by its signature; those that are not known are timed first.
+
+        progress: called with (timed, of how many).
+        """
         missing = list({built.signature: built for built in wanted if built.signature not in self._known}.values())
         for start in range(0, len(missing), _AT_ONCE):
             self._time(missing[start : start + _AT_ONCE])
+            if progress is not None:
+                progress(min(start + _AT_ONCE, len(missing)), len(missing))
         return self._known
 
     def _time(self, group: list[Built]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from prunus.axes import Graph
+from prunus.axes.algebra import Axis
 from prunus.axes.context import Value
 from prunus.axes.positions import Kept, size_after
 from prunus.axes.trace import GETITEM, Meta, Node, Ref
@@ -44,8 +45,16 @@ class Segment:
     def groups(self) -> tuple[str, ...]:
         """Names of the groups whose sizes change it."""
         values = [self.graph.context.values[i] for i in (*self.inputs, *self.nodes)]
-        leaves = {leaf for v in values if isinstance(v, Value) for axis in v.dims for leaf in axis.leaves()}
-        return tuple(group.name for group in self.graph.groups if group.leaf.root() in leaves or group.leaf in leaves)
+        return groups_of(self.graph, [axis for value in values if isinstance(value, Value) for axis in value.dims])
+
+    @cached_property
+    def axes(self) -> tuple[tuple[str, ...], ...]:
+        """Its groups, each for itself where there are two; of more, those that it reads apart from the others."""
+        if len(self.groups) <= 2:
+            return tuple((name,) for name in self.groups)
+        reads = (self.graph.context.values[i] for i in self.inputs if self.graph.trace.nodes[i].kind == "op")
+        read = groups_of(self.graph, [axis for value in reads if isinstance(value, Value) for axis in value.dims])
+        return tuple(filter(None, (read, tuple(name for name in self.groups if name not in read))))
 
     def at(self, sizes: Sizes) -> Built:
         """Return it with so many units left, over random tensors."""
@@ -141,6 +150,12 @@ def kept_of(graph: Graph, sizes: Sizes) -> Kept:
     return {graph[name].leaf: np.arange(count) for name, count in sizes.items()}
 
 
+def groups_of(graph: Graph, axes: Iterable[Axis]) -> tuple[str, ...]:
+    """Name the groups that axes are made of, in the model's order."""
+    leaves = {leaf for axis in axes for leaf in axis.leaves()}
+    return tuple(group.name for group in graph.groups if group.leaf.root() in leaves or group.leaf in leaves)
+
+
 def _only_user(nodes: Sequence[Node], users: Mapping[int, tuple[int, ...]], index: int) -> int | None:
     """Return the node that alone reads a tensor, where it can be timed with it."""
     found = users.get(index, ())
@@ -187,4 +202,4 @@ def _mapped(change: Any, value: Any) -> Any:
     return pytree.tree_map(change, value, is_leaf=lambda x: isinstance(x, Ref))
 
 
-__all__ = ["Built", "Segment", "Sizes", "kept_of", "segments_of"]
+__all__ = ["Built", "Segment", "Sizes", "groups_of", "kept_of", "segments_of"]

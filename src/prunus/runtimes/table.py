@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,7 +17,7 @@ from prunus.plans.surgery import thin_
 from prunus.runtimes.device import Device
 from prunus.runtimes.elsewhere import Elsewhere
 from prunus.runtimes.given import GivenTable
-from prunus.runtimes.lookup import Lookup
+from prunus.runtimes.lookup import Lookup, Progress
 from prunus.runtimes.segments import Built, Segment, Sizes, segments_of
 from prunus.runtimes.steps import step_for
 
@@ -73,6 +74,23 @@ class LatencyTable:
         return self.checks[-1]
 
     @property
+    def parts(self) -> tuple[tuple[tuple[str, ...], ...], ...]:
+        """The axes of each segment: groups that add up to one count."""
+        return tuple(segment.axes for segment in self._segments(()))
+
+    @property
+    def rest_ms(self) -> float:
+        """What is there besides the segments."""
+        return self._scale[1]
+
+    def part_ms(self, wanted: Sequence[tuple[int, Sizes]], progress: Progress | None = None) -> list[float]:
+        """Return the milliseconds of segments, given as (its place in `parts`, units left in its groups)."""
+        segments = self._segments(())
+        built = [self._at(segments[place], sizes) for place, sizes in wanted]
+        known = self._lookup.all(built, progress)
+        return [self._scale[0] * known[each.signature] for each in built]
+
+    @property
     def error(self) -> float | None:
         """The mean of |predicted / measured - 1| over the checks, None without any."""
         found = [abs(check.predicted / check.measured - 1) for check in self.checks]
@@ -117,7 +135,7 @@ class LatencyTable:
     @cached_property
     def _scale(self) -> tuple[float, float, float]:
         """Factor and offset in milliseconds, and the dense model's milliseconds."""
-        half = {g.name: _half(g) for g in self.graph.groups}
+        half = {g.name: about(g, 0.5) for g in self.graph.groups}
         latency = self._against_dense(half)
         dense = latency.median_ms * latency.ratio_to_first
         whole, part = self._sum({}), self._sum(half)
@@ -168,7 +186,7 @@ def structure(graph: Graph, sizes: Sizes, dropped: Sequence[str] = ()) -> nn.Mod
     return model
 
 
-def _half(group: Group) -> int:
-    """Return about half of a group's units, at a step of the kernels."""
+def about(group: Group, share: float) -> int:
+    """Return about such a share of a group's units, at a step of the kernels, and no fewer than have to stay."""
     step = step_for(group.size) if group.kind == "channel" else 1
-    return max(group.minimum, min(group.size, -(-group.size // (2 * step)) * step))
+    return max(group.minimum, min(group.size, math.ceil(group.size * share / step - 1e-9) * step))

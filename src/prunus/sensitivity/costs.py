@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prunus.allocation import levelled
+from prunus.allocation import RoundTo, auto_step, levelled
 from prunus.allocation.counts import num_pruned, with_floors
 from prunus.axes import Graph, Polynomial, evaluate, size_terms
 from prunus.granularity import Target
 from prunus.granularity.targets import GraphLike
 from prunus.plans import named_state
+from prunus.runtimes import Estimate
 from prunus.sensitivity.places import NOWHERE, Place, places
 
 POINTS = 101
@@ -29,7 +30,7 @@ class TargetCost:
 
     units: how many there are to choose from; elements: weights in each of them, of the target's first tensor.
     minimum: units that have to stay; fixed: the number pruned whatever was asked, with n:m, else None.
-    rounds: whether kept counts are rounded, since units are whole slices.
+    rounds: whether kept counts are rounded, since units are whole slices; step: to what, where the kernels decide.
     order: rank in the forward pass, or in the order of the parameters where no graph is known; from 0.
     stage: the size of its feature map, `28x28`, `1` for vectors; empty where no graph is known.
     norms: L1 norms of the units, largest first, divided by the largest; at most `POINTS` of them, evenly spaced.
@@ -40,25 +41,31 @@ class TargetCost:
     minimum: int = 0
     fixed: int | None = None
     rounds: bool = False
+    step: int = 1
     order: int = 0
     stage: str = ""
     norms: tuple[float, ...] = ()
 
-    def bounded(self, count: int, round_to: int = 1) -> int:
+    def bounded(self, count: int, round_to: RoundTo = 1) -> int:
         """Return how many units are really pruned where `count` are asked for."""
         if self.fixed is not None:
             return self.fixed
-        return with_floors(count, self.units, minimum=self.minimum, round_to=round_to if self.rounds else 1)
+        step = 1 if not self.rounds else self.step if round_to == "auto" else round_to
+        return with_floors(count, self.units, minimum=self.minimum, round_to=step)
 
 
 @dataclass(frozen=True)
 class Left:
-    """What is left of a model: parameters, MACs of one sample (None where unknown), bytes, and non-zeros."""
+    """What is left of a model: parameters, MACs of one sample, bytes, non-zeros, estimated milliseconds.
+
+    macs, latency: None where unknown.
+    """
 
     params: int
     macs: int | None
     bytes: int
     nnz: float
+    latency: float | None = None
 
 
 @dataclass(frozen=True)
@@ -68,7 +75,8 @@ class Costs:
     coupled: whether pruned units are removed, so that the model shrinks; else they become zeros.
     sizes: units of every group that the polynomials name. equal: sets of groups that lose equally many units.
     params, macs, bytes: polynomials in the units left, as `prunus.axes.size_terms` gives them; `macs` is empty without
-    a graph. samples: the examples of the batch that `macs` counts.
+    a graph. samples: the examples of the batch that `macs` counts. latency: what structures take on some device, where
+    `Curves.timed` has asked for it.
     """
 
     targets: Mapping[str, TargetCost]
@@ -79,8 +87,9 @@ class Costs:
     sizes: Mapping[str, int] | None = None
     equal: tuple[tuple[str, ...], ...] = ()
     samples: int = 1
+    latency: Estimate | None = None
 
-    def counts(self, ratios: Mapping[str, float], *, round_to: int = 1) -> dict[str, int]:
+    def counts(self, ratios: Mapping[str, float], *, round_to: RoundTo = 1) -> dict[str, int]:
         """Return the units pruned per target, as the allocation `per_layer` prunes them; absent targets lose none."""
         found = {
             name: t.bounded(num_pruned(ratios[name], t.units), round_to) if name in ratios else 0
@@ -95,12 +104,17 @@ class Costs:
 
     def left(self, counts: Mapping[str, int]) -> Left:
         """Return what the model costs once so many units of each target are pruned."""
-        gone = {} if not self.coupled else counts
-        sizes = {name: size - gone.get(name, 0) for name, size in (self.sizes or {}).items()}
+        sizes = self.left_of(counts)
         params = evaluate(self.params, sizes)
         zeros = 0.0 if self.coupled else sum(n * self.targets[name].elements for name, n in counts.items())
         macs = evaluate(self.macs, sizes) // self.samples if self.macs else None
-        return Left(params, macs, evaluate(self.bytes, sizes), params - zeros)
+        latency = None if self.latency is None else self.latency.at(sizes)
+        return Left(params, macs, evaluate(self.bytes, sizes), params - zeros, latency)
+
+    def left_of(self, counts: Mapping[str, int]) -> dict[str, int]:
+        """Return the units left of every group."""
+        gone = counts if self.coupled else {}
+        return {name: size - gone.get(name, 0) for name, size in (self.sizes or {}).items()}
 
     def sparsity(self, counts: Mapping[str, int]) -> float:
         """Return the share that is gone: of the model's parameters for groups, of the targets' weights for zeros."""
@@ -121,7 +135,9 @@ class Costs:
             key: tuple((int(factor), tuple(groups)) for factor, groups in data[key])
             for key in ("params", "bytes", "macs")
         }
-        return cls(**{**data, **terms, "targets": targets, "equal": tuple(tuple(names) for names in data["equal"])})
+        latency = data.get("latency") and Estimate.from_dict(data["latency"])
+        equal = tuple(tuple(names) for names in data["equal"])
+        return cls(**{**data, **terms, "targets": targets, "equal": equal, "latency": latency})
 
 
 def target_costs(
@@ -146,6 +162,7 @@ def target_costs(
             minimum=target.minimum if slices else 0,
             fixed=units.fixed,
             rounds=slices,
+            step=auto_step(target),
             order=number if known is None else ranks[place.order],
             stage=place.stage,
             norms=_norms(target, tensors),

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
 
-from prunus.allocation import Budget, cut, parse_budget
+from prunus.allocation import Budget, RoundTo, cut, parse_budget
+from prunus.axes import Graph
 from prunus.errors import InputError, NameNotFound
+from prunus.runtimes import Device, device, estimate
 from prunus.sensitivity import schedule_text
 from prunus.sensitivity.costs import Costs
 from prunus.sensitivity.cutting import Mode, by_stage, check_drop, check_mode
@@ -81,12 +83,14 @@ class Curves:
         *,
         metric: str | None = None,
         mode: Mode = "max",
-        round_to: int = 1,
+        round_to: RoundTo | None = None,
     ) -> dict[str, float]:
         """Return per target a ratio, so that the whole meets a budget at the least loss that the curves foresee.
 
-        target: `macs=0.5`, `params<=2e6`, `bytes`, `sparsity=0.3`, `nnz`; where weights become zeros only the last two.
-        metric, mode: as in `ratios`. round_to: kept counts are multiples of it.
+        target: `macs=0.5`, `params<=2e6`, `bytes`, `sparsity=0.3`, `nnz`, and of curves that were timed
+        `latency=0.6@onnxruntime`; where weights become zeros only sparsity and nnz.
+        metric, mode: as in `ratios`. round_to: kept counts are multiples of it; `auto`, which a latency has
+        by itself: of the kernels' steps.
         Greedy, as each target is taken to lose on its own: starting from the dense model, of all moves of one target
         (or one set of groups that must stay equal) to a higher level take the one that loses least of the metric per
         share of the budget's quantity saved, counted at what the other targets have left by then, until the budget is
@@ -97,20 +101,36 @@ class Curves:
         The plan that prunes so meets the budget, within the size of one unit. Ratios have four decimals.
         Raises InputError when the levels do not reach the budget, or the costs are not known.
         """
-        return Filling(
-            self.known_costs("a budget"),
-            self.levels,
-            self.drops(metric=metric, mode=mode),
-            parse_budget(target),
-            round_to,
-        ).fill()
+        budget = parse_budget(target)
+        step: RoundTo = round_to if round_to is not None else "auto" if budget.quantity == "latency" else 1
+        drops = self.drops(metric=metric, mode=mode)
+        return Filling(self.known_costs("a budget"), self.levels, drops, budget, step).fill()
+
+    def timed(
+        self, graph: Graph, on: str | Device = "torch", *, progress: Callable[[int, int], None] | None = None
+    ) -> Curves:
+        """Return the same curves with an estimate of the latency, for the page and for budgets.
+
+        graph: the one that the analysis was made with. on: `torch`, `onnxruntime`, `compiled`, `table:file.csv`.
+        progress: called with (parts of the model timed, of how many). See `prunus.runtimes.estimate`.
+        Raises InputError where weights become zeros, which no device is faster for, or the graph is another.
+        """
+        costs = self.known_costs("a latency")
+        if not costs.coupled:
+            raise InputError(
+                f"{self.granularity} leaves zeros, and zeros do not become speed; analyse filters or heads"
+            )
+        if costs.sizes != {group.name: group.size for group in graph.groups}:
+            raise InputError("this graph has other groups than the analysis; give the one it was made with")
+        found = estimate(graph, device(on), most=self.levels[-1], progress=progress)
+        return replace(self, costs=replace(costs, latency=found))
 
     def recipe(
         self,
         ratios: Mapping[str, float],
         base: Mapping[str, Any] | None = None,
         *,
-        round_to: int | None = None,
+        round_to: RoundTo | None = None,
     ) -> str:
         """Return YAML that prunes by these ratios: a schedule, or with `base` a recipe for `prunus run`.
 
@@ -156,14 +176,12 @@ class Curves:
         mode: Mode = "max",
         max_drop: float | None = None,
         base: Mapping[str, Any] | None = None,
-        round_to: int | None = None,
-        latency: Mapping[str, Mapping[int, float]] | None = None,
+        round_to: RoundTo | None = None,
         title: str = "",
     ) -> None:
         """Write one HTML file on which the threshold is dragged: ratios, costs and the recipe follow.
 
         metric, mode: as in `ratios`. max_drop: where the line is at first. base, round_to: as in `recipe`.
-        latency: target -> units kept -> milliseconds of its layers; what lies between is taken to be linear.
         title: of the page.
         Raises InputError without Jinja2 or without known costs, FileError when it cannot be written.
         """
@@ -176,7 +194,6 @@ class Curves:
             mode=mode,
             max_drop=max_drop,
             template=schedule_text.template(self, base, round_to),
-            latency=latency or {},
             title=title,
         )
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from prunus.allocation import Budget
+from prunus.allocation import Budget, RoundTo
 from prunus.allocation.counts import num_pruned
 from prunus.errors import InputError, NameNotFound
 from prunus.sensitivity.costs import Costs
@@ -21,7 +21,7 @@ STEP = 10_000
 CLOSE = 0.01
 """The share of a budget that may stay unused where an exchange of units could use it."""
 
-_QUANTITIES = {True: ("macs", "params", "bytes", "nnz", "sparsity"), False: ("nnz", "sparsity")}
+_QUANTITIES = {True: ("macs", "params", "bytes", "nnz", "sparsity", "latency"), False: ("nnz", "sparsity")}
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Filling:
     """A budget to be met by pruning targets, each to one of its levels or as far as is needed towards the next.
 
     levels: sparsities, ascending. drops: target -> what it loses of the metric at each level; nan counts as infinite.
-    round_to: kept counts are multiples of it.
+    round_to: kept counts are multiples of it; `auto`: of the kernels' steps.
     Raises NameNotFound or InputError for a budget that these costs say nothing about.
     """
 
@@ -37,7 +37,7 @@ class Filling:
     levels: tuple[float, ...]
     drops: Mapping[str, Sequence[float]]
     budget: Budget
-    round_to: int = 1
+    round_to: RoundTo = 1
 
     def __post_init__(self) -> None:
         known, quantity = _QUANTITIES[self.costs.coupled], self.budget.quantity
@@ -45,6 +45,14 @@ class Filling:
             raise NameNotFound.of("budget of this analysis", quantity, known)
         if quantity == "macs" and not self.costs.macs:
             raise InputError("a budget of MACs needs the graph; analyse again with graph=, from prunus.trace")
+        if quantity == "latency":
+            known_on = None if self.costs.latency is None else self.costs.latency.device
+            if known_on != self.budget.device:
+                there = "no device" if known_on is None else f"{known_on} only"
+                raise InputError(
+                    f"these curves know the latency on {there}; time them first: "
+                    f"curves.timed(graph, {self.budget.device!r})"
+                )
 
     def fill(self) -> dict[str, float]:
         """Return a ratio per target; see `Curves.ratios_for`. Raises InputError where the levels do not reach."""
@@ -168,6 +176,11 @@ class Filling:
 
     def _saved(self, chosen: Counts, names: Names, count: int) -> float:
         """Return what moving a set to a count saves, as a share of the dense model's figure."""
+        if self.budget.quantity == "latency":
+            assert self.costs.latency is not None
+            states = (self.costs.left_of(counts) for counts in (chosen, {**chosen, **dict.fromkeys(names, count)}))
+            before, now = (self.costs.latency.at(sizes, only=names) for sizes in states)
+            return (before - now) / self._whole
         sizes = self.costs.sizes if self.costs.coupled else None
 
         def left(name: str, counts: Mapping[str, int]) -> int:
@@ -192,7 +205,7 @@ class Filling:
     def _whole(self) -> float:
         """The dense model's figure; for a sparsity, all that it is a share of."""
         if self.budget.quantity != "sparsity":
-            return max(1.0, self._value({}))
+            return self._value({}) or 1.0
         if self.costs.coupled:
             return float(self.costs.left({}).params)
         return sum(target.units * target.elements for target in self.costs.targets.values())

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prunus.axes import Polynomial
-from prunus.errors import FileError, InputError, NameNotFound
+from prunus.errors import FileError, InputError
 from prunus.palette import palette
 from prunus.sensitivity.costs import Costs
 from prunus.sensitivity.cutting import Mode, check_drop, check_mode
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from prunus.sensitivity.curves import Curves
 
 MISSING_EXTRA = "the page needs Jinja2, which is not installed; run: pip install 'prunus[report]'"
-Latency = Mapping[str, Mapping[int, float]]
 
 
 def write_page(
@@ -34,11 +33,10 @@ def write_page(
     mode: Mode,
     max_drop: float | None,
     template: Template,
-    latency: Latency,
     title: str,
 ) -> None:
     """Write the page; see `Curves.page`."""
-    facts = page_facts(curves, metric=metric, mode=mode, max_drop=max_drop, template=template, latency=latency)
+    facts = page_facts(curves, metric=metric, mode=mode, max_drop=max_drop, template=template)
     text = _render(curves, facts, title or f"What each layer can bear: {metric}")
     try:
         Path(path).write_text(text, encoding="utf-8")
@@ -47,12 +45,11 @@ def write_page(
 
 
 def page_facts(
-    curves: Curves, *, metric: str, mode: Mode, max_drop: float | None, template: Template, latency: Latency
+    curves: Curves, *, metric: str, mode: Mode, max_drop: float | None, template: Template
 ) -> dict[str, Any]:
     """Return what the page computes from, as plain data; infinite and missing metrics are None."""
     costs, sign = curves.known_costs("the page"), check_mode(mode)
     values, dense = curves.values[metric], curves.dense[metric]
-    tables = _latency(curves, latency)
     worst = max((sign * (dense - v) for vs in values.values() for v in vs if math.isfinite(v)), default=0.0)
     start = 0.1 * max(worst, 0.0) if max_drop is None else check_drop(max_drop)
     groups = list(costs.sizes or {})
@@ -71,6 +68,7 @@ def page_facts(
         "params": _indexed(costs.params, groups),
         "macs": _indexed(costs.macs, groups),
         "samples": costs.samples,
+        "latency": _latency(costs, groups),
         "equal": _equal(costs, list(values)),
         "recipe": {"head": template.head, "indent": template.indent, "tail": template.tail},
         "targets": [
@@ -82,7 +80,6 @@ def page_facts(
                 "approximate": list(curves.approximate.get(name, ())),
                 "shares": [count / costs.targets[name].units for count in costs.measured(name, curves.levels)],
                 **_cost(costs, name),
-                "latency": tables.get(name),
             }
             for name, found in values.items()
         ],
@@ -91,7 +88,7 @@ def page_facts(
 
 def _cost(costs: Costs, name: str) -> dict[str, Any]:
     target = costs.targets[name]
-    kept = ("units", "elements", "minimum", "rounds", "order", "stage")
+    kept = ("units", "elements", "minimum", "rounds", "step", "order", "stage")
     return {field: getattr(target, field) for field in kept}
 
 
@@ -108,14 +105,16 @@ def _equal(costs: Costs, targets: Sequence[str]) -> list[dict[str, Any]]:
     return [{"targets": found, "whole": whole} for found, whole in zip(sets, wholes, strict=True) if found]
 
 
-def _latency(curves: Curves, latency: Latency) -> dict[str, list[list[float]]]:
-    """Return (units kept, milliseconds) by target, ascending."""
-    for name, table in latency.items():
-        if name not in curves.table:
-            raise NameNotFound.of("target of the latency table", name, curves.table)
-        if not table:
-            raise InputError(f"the latency table of {name} is empty; map units kept to milliseconds")
-    return {name: [[kept, float(table[kept])] for kept in sorted(table)] for name, table in latency.items()}
+def _latency(costs: Costs, groups: Sequence[str]) -> dict[str, Any] | None:
+    """Return the estimate with groups by number."""
+    if costs.latency is None:
+        return None
+    numbers = {name: number for number, name in enumerate(groups)}
+    parts = [
+        {"axes": [[numbers[name] for name in names] for names in part.axes], "counts": part.counts, "ms": part.ms}
+        for part in costs.latency.parts
+    ]
+    return {"on": costs.latency.device, "batch": costs.latency.batch, "checked": costs.latency.checked, "parts": parts}
 
 
 def _render(curves: Curves, facts: Mapping[str, Any], title: str) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from prunus.allocation import check_ratio
+from prunus.allocation import RoundTo, check_ratio
 from prunus.errors import InputError
 from prunus.granularity import COUPLED
 from prunus.sensitivity.filling import STEP
@@ -31,7 +31,7 @@ class Template:
     head: str
     indent: str
     tail: str
-    round_to: int = 1
+    round_to: RoundTo = 1
 
     def filled(self, ratios: Mapping[str, float]) -> str:
         """Return the text with these ratios; zeros are left out. Raises InputError where nothing is left."""
@@ -53,10 +53,10 @@ def key(name: str) -> str:
     return text if len(name) < 100 and "\n" not in text else json.dumps(name)
 
 
-def template(curves: Curves, base: Mapping[str, Any] | None, round_to: int | None) -> Template:
+def template(curves: Curves, base: Mapping[str, Any] | None, round_to: RoundTo | None) -> Template:
     """Return the text of a schedule, or of the recipe `base` with its policies replaced."""
     old = _replaced(curves.granularity, base)
-    step = int(old.get("round_to", 1)) if round_to is None else round_to
+    step = old.get("round_to", 1) if round_to is None else round_to
     policy = {
         "name": "sensitivity",
         "granularity": curves.granularity,
@@ -64,7 +64,7 @@ def template(curves: Curves, base: Mapping[str, Any] | None, round_to: int | Non
         "allocation": {"per_layer": {_MARK: 0.5}},
         "schedule": _schedule(old),
         **({"solver": old["solver"]} if "solver" in old else {}),
-        **({"round_to": step} if step > 1 and curves.granularity in COUPLED else {}),
+        **({"round_to": step} if step != 1 and curves.granularity in COUPLED else {}),
     }
     if base is None:
         values: dict[str, Any] = {"version": 1, "policies": [policy]}

@@ -24,7 +24,7 @@ const roundedDown = (ratio) => Math.floor(ratio * facts.step + 1e-6) / facts.ste
 const numPruned = (ratio, units) => Math.floor((2 * Math.round(ratio * facts.step) * units + facts.step) / (2 * facts.step));
 
 function bounded(target, count) {
-  const step = target.rounds ? facts.roundTo : 1;
+  const step = !target.rounds ? 1 : facts.roundTo === "auto" ? target.step : facts.roundTo;
   const kept = Math.max(target.units - count, Math.min(target.minimum, target.units));
   return target.units - Math.min(target.units, Math.ceil(kept / step) * step);
 }
@@ -41,29 +41,32 @@ function countsOf(ratios) {
 
 const evaluate = (terms, sizes) => terms.reduce((sum, [factor, groups]) => sum + groups.reduce((n, g) => n * sizes[g], factor), 0);
 
-// What is left: parameters and MACs of the smaller model, weights that are not zero, milliseconds of the layers known.
+// What is left: parameters and MACs of the smaller model, weights that are not zero, estimated milliseconds.
 function leftOf(counts) {
   const sizes = facts.groups.map(([, size]) => size);
   if (facts.coupled) facts.targets.forEach((t, i) => { if (t.group >= 0) sizes[t.group] -= counts[i]; });
   const params = evaluate(facts.params, sizes);
   const zeros = facts.coupled ? 0 : facts.targets.reduce((sum, t, i) => sum + counts[i] * t.elements, 0);
-  const timed = facts.targets.map((t, i) => (t.latency ? interpolated(t.latency, t.units - counts[i]) : 0));
   return {
     params,
     nonzeros: params - zeros,
     macs: facts.macs.length ? Math.floor(evaluate(facts.macs, sizes) / facts.samples) : null,
-    latency: facts.targets.some((t) => t.latency) ? timed.reduce((sum, ms) => sum + ms, 0) : null,
+    latency: facts.latency && facts.latency.parts.reduce((sum, part) => sum + taken(part, sizes), 0),
   };
 }
 
-// Linear between points (x, y) with ascending x; beyond them the nearest one's y.
-function interpolated(points, x) {
-  let [x0, y0] = points[0];
-  for (const [x1, y1] of points) {
-    if (x <= x1) return x1 === x0 ? y1 : y0 + (y1 - y0) * Math.min(1, Math.max(0, (x - x0) / (x1 - x0)));
-    [x0, y0] = [x1, y1];
-  }
-  return y0;
+// Milliseconds of a part of the model: linear along each axis between the counts that were timed (estimate.py).
+function taken(part, sizes) {
+  return part.axes.reduceRight((values, groups, axis) => {
+    const known = part.counts[axis], last = known.length - 1;
+    const count = groups.reduce((sum, g) => sum + sizes[g], 0);
+    let low = 0;
+    while (low < last - 1 && known[low + 1] <= count) low++;
+    const high = Math.min(low + 1, last);
+    const far = high > low ? Math.min(1, Math.max(0, (count - known[low]) / (known[high] - known[low]))) : 0;
+    const rows = Array.from({ length: values.length / known.length }, (_, row) => row * known.length);
+    return rows.map((row) => (1 - far) * values[row + low] + far * values[row + high]);
+  }, part.ms)[0];
 }
 
 // The metric of a target alone at a share of its units, or null where it was not measured; `at` are the shares or

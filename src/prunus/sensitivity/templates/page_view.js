@@ -40,7 +40,7 @@ const QUANTITIES = facts.coupled
   ? [["params", "parameters", asCount], ["macs", "MACs of one sample", asCount]]
   : [["nonzeros", "non-zero parameters", asCount]];
 const dense = leftOf(facts.targets.map(() => 0));
-if (dense.latency !== null) QUANTITIES.push(["latency", "estimated", (ms) => `${digits(ms)} ms`]);
+if (dense.latency !== null) QUANTITIES.push(["latency", `estimated on ${facts.latency.on}, batch ${facts.latency.batch}`, (ms) => `${digits(ms)} ms`]);
 if (facts.samples === 1 && facts.coupled) QUANTITIES[1][1] = "MACs of the example inputs";
 
 const tiles = QUANTITIES.filter(([id]) => dense[id] !== null).map(([id, label, show]) => {
@@ -238,6 +238,10 @@ function refresh() {
   $("download").disabled = $("copy").disabled = !text;
 }
 
+if (facts.latency && facts.latency.checked) {
+  const [estimated, measured] = facts.latency.checked;
+  $("timed").textContent = `The latency is a sum over parts that were timed alone. One whole model was measured besides: ${asPercent(measured)} of the dense one's, ${asPercent(estimated)} by the estimate.`;
+}
 $("drop-unit").textContent = facts.share ? "points" : "";
 $("drop").step = facts.share ? 100 * nudge : nudge;
 $("drop").addEventListener("input", () => {
