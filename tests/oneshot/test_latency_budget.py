@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,17 @@ def test_counts_are_rounded_to_the_kernels_steps_unless_told_otherwise() -> None
 def test_a_latency_that_cannot_be_met_is_told() -> None:
     with pytest.raises(InputError, match=r"latency=0.0001@counting is out of reach: latency gets to 0\.0"):
         plan(traced("resnet20"), target="latency=0.0001@counting")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a compiler")
+def test_a_compiled_model_is_as_fast_as_was_asked() -> None:
+    """Measured again after it was planned, by torch.compile itself."""
+    torch.manual_seed(0)
+    model, x = zoo.resnet20().eval(), torch.randn(4, 3, 32, 32)
+    small = plan(trace(model, x), target="latency=0.6@compiled").apply(model)
+    ratio = device("compiled").measure({"dense": model, "small": small}, x)["small"].ratio_to_first
+    assert 1 / ratio == pytest.approx(0.6, rel=0.15)
 
 
 def test_what_was_missed_is_said() -> None:
