@@ -8,13 +8,14 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from prunus.allocation.base import ScoredTarget
 from prunus.allocation.counts import num_pruned
 from prunus.allocation.patterns import matched
 from prunus.allocation.sharing import settled
-from prunus.errors import FileError, InputError, NameNotFound
+from prunus.errors import FileError, InputError
+from prunus.quality import Mode, sign_of
 
 
 @dataclass(frozen=True)
@@ -43,17 +44,13 @@ class FromCurves:
         return self.max_drop is not None
 
     @classmethod
-    def read(
-        cls, file: str | os.PathLike[str], max_drop: float | None = None, mode: Literal["max", "min"] = "max"
-    ) -> FromCurves:
+    def read(cls, file: str | os.PathLike[str], max_drop: float | None = None, mode: Mode = "max") -> FromCurves:
         """Read what `Curves.to_dict` gave, saved as JSON.
 
         mode: `max` for accuracies, `min` for losses, whose drop is their rise.
         Raises FileError for another file, NameNotFound for another mode.
         """
-        if mode not in ("max", "min"):
-            raise NameNotFound.of("mode of curves", str(mode), ("max", "min"))
-        sign = 1 if mode == "max" else -1
+        sign = sign_of(mode, "mode of curves")
         try:
             data: Any = json.loads(Path(file).read_text(encoding="utf-8"))
             dense, levels = float(data["dense"]), [float(level) for level in data["levels"]]

@@ -9,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSche
 
 from prunus.axes import Inexact
 from prunus.errors import InputError
+from prunus.quality import Mode
 from prunus.recipes import words
 
 VERSION = 1
@@ -170,7 +171,7 @@ class Guard(_Part):
 
     metric: str = "top1"
     max_drop: Annotated[float, Field(ge=0)]
-    mode: Literal["max", "min"] = "max"
+    mode: Mode = "max"
 
 
 class Prune(RegularizedLoop):

@@ -6,24 +6,21 @@ import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 
 from prunus.errors import InputError, NameNotFound, TrainingError
-
-Mode = Literal["max", "min"]
+from prunus.quality import Mode, sign_of
 
 
 @dataclass(frozen=True)
 class AccuracyGuard:
     """Stop pruning, and go back to the last good state, once a metric is more than `max_drop` worse.
 
-    metric: its name in the metrics of `epoch_end`. max_drop: in the metric's own unit; 0.02 is two points
-    of top1.
-    mode: `max`, more is better, or `min`. reference: what to compare with; by default the first metric
-    that is seen
+    metric: its name in the metrics of `epoch_end`. max_drop: in the metric's own unit; 0.02 is two points of top1.
+    mode: `max`, more is better, or `min`. reference: what to compare with; by default the first metric that is seen
         before anything is pruned.
     """
 
@@ -37,14 +34,13 @@ class AccuracyGuard:
             raise InputError(f"guard.metric is {self.metric!r}; the name of a metric is wanted")
         if not _is_number(self.max_drop) or self.max_drop < 0:
             raise InputError(f"guard.max_drop is {self.max_drop!r}; a number of at least 0 is wanted")
-        if self.mode not in ("max", "min"):
-            raise NameNotFound.of("guard.mode", str(self.mode), ("max", "min"))
+        sign_of(self.mode, "guard.mode")
         if self.reference is not None and not _is_number(self.reference):
             raise InputError(f"guard.reference is {self.reference!r}; a number is wanted")
 
     def drop(self, value: float, reference: float) -> float:
         """Return how much worse a value is than the reference; negative when it is better."""
-        return reference - value if self.mode == "max" else value - reference
+        return sign_of(self.mode) * (reference - value)
 
     def read(self, metrics: Mapping[str, float] | None) -> float:
         """Return the metric that is guarded.

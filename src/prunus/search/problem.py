@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from prunus.errors import FileError, InputError, TrainingError
+from prunus.quality import Mode
 from prunus.search.meter import Meter
 from prunus.search.space import Choice, Counts, Knob, expanded
-from prunus.search.trials import Mode, Trial, TrialStore
+from prunus.search.trials import Trial, TrialStore
 from prunus.sensitivity.naive import metrics_of
 from prunus.training.checkpoint import load_checkpoint, save_checkpoint
 

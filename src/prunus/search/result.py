@@ -12,7 +12,8 @@ from torch import Tensor
 from prunus.allocation import Budget
 from prunus.axes import Graph
 from prunus.plans import Plan, Proof
-from prunus.search.trials import Mode, Trial, better, pareto
+from prunus.quality import Mode
+from prunus.search.trials import Trial, better, pareto
 
 
 @dataclass(frozen=True)

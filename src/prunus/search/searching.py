@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import nn
@@ -21,6 +21,7 @@ from prunus.executors import Executor, find_executor
 from prunus.granularity import Granularity, TargetSpec
 from prunus.granularity import granularity as read_granularity
 from prunus.plans import Plan
+from prunus.quality import Mode, sign_of
 from prunus.search.amc import AMC
 from prunus.search.environment import Adaptation, Evaluate, Judge, Train
 from prunus.search.meter import Meter, Ruler
@@ -30,7 +31,7 @@ from prunus.search.problem import Book, Method, Problem, Progress
 from prunus.search.result import SearchResult
 from prunus.search.sampled import Bayes, Evolve
 from prunus.search.space import Space, find_space
-from prunus.search.trials import Mode, Trial, TrialStore
+from prunus.search.trials import Trial, TrialStore
 from prunus.sensitivity.store import fingerprint
 from prunus.solvers import Solver
 from prunus.solvers import solver as read_solver
@@ -95,8 +96,7 @@ def search(
     """
     chosen, budget = find_method(method, trials), parse_budget(target)
     kind, rank = read_granularity(granularity), read_criterion(criterion)
-    if mode not in get_args(Mode):
-        raise NameNotFound.of("mode", str(mode), get_args(Mode))
+    sign_of(mode)
     seen = calibration(data, loss)
     _check_help(chosen, kind, train, solver, seen)
     with torch.no_grad():

@@ -6,15 +6,15 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from prunus.axes import Graph
 from prunus.errors import FileError, InputError
 from prunus.journal import Journal
 from prunus.plans import Plan
+from prunus.quality import Mode, sign_of
 
 FORMAT = "prunus-search/1"
-Mode = Literal["max", "min"]
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,8 @@ class Trial:
 
 def better(mode: Mode) -> Callable[[Trial], float]:
     """Return a function whose value is the higher, the better a trial is judged."""
-    return (lambda trial: trial.metric) if mode == "max" else (lambda trial: -trial.metric)
+    sign = sign_of(mode)
+    return lambda trial: sign * trial.metric
 
 
 def pareto(trials: Iterable[Trial], mode: Mode = "max") -> tuple[Trial, ...]:

@@ -13,10 +13,11 @@ from rich.table import Table
 from prunus.allocation import Budget, RoundTo, cut, parse_budget
 from prunus.axes import Graph
 from prunus.errors import InputError, NameNotFound
+from prunus.quality import Mode, sign_of
 from prunus.runtimes import Device, device, estimate
 from prunus.sensitivity import schedule_text
 from prunus.sensitivity.costs import Costs
-from prunus.sensitivity.cutting import Mode, by_stage, check_drop, check_mode
+from prunus.sensitivity.cutting import by_stage, check_drop
 from prunus.sensitivity.filling import Filling
 
 Kind = Literal["lines", "slopes", "heat"]
@@ -48,7 +49,7 @@ class Curves:
 
     def drops(self, *, metric: str | None = None, mode: Mode = "max") -> dict[str, tuple[float, ...]]:
         """Return how much worse than the dense model each target is at each level; negative where it is better."""
-        name, sign = self.known(metric), check_mode(mode)
+        name, sign = self.known(metric), sign_of(mode)
         dense = self.dense[name]
         return {target: tuple(sign * (dense - v) for v in values) for target, values in self.values[name].items()}
 

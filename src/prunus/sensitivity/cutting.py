@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Literal
 
 from prunus.allocation import check_ratio
-from prunus.errors import InputError, NameNotFound
+from prunus.errors import InputError
+from prunus.quality import Mode
 from prunus.sensitivity.costs import Costs
-
-Mode = Literal["max", "min"]
 
 _LOWER = re.compile(r"(loss|error|err|perplexity|ppl|mae|mse|rmse|wer|cer|nll)$", re.IGNORECASE)
 
@@ -18,13 +16,6 @@ _LOWER = re.compile(r"(loss|error|err|perplexity|ppl|mae|mse|rmse|wer|cer|nll)$"
 def mode_of(metric: str) -> Mode:
     """Return `min` for losses, errors and perplexities, by their name."""
     return "min" if _LOWER.search(metric) else "max"
-
-
-def check_mode(mode: str) -> float:
-    """Return 1 for `max`, -1 for `min`, by which a metric is multiplied so that more is better."""
-    if mode not in ("max", "min"):
-        raise NameNotFound.of("mode", str(mode), ("max", "min"))
-    return 1.0 if mode == "max" else -1.0
 
 
 def check_drop(max_drop: object) -> float:

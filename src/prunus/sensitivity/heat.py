@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prunus.sensitivity.cutting import Mode, check_drop
+from prunus.quality import Mode
+from prunus.sensitivity.cutting import check_drop
 from prunus.sensitivity.plot import ACCENT, by_depth, is_share, percent, short
 
 if TYPE_CHECKING:

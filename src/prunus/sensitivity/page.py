@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 from prunus.axes import Polynomial
 from prunus.errors import FileError, InputError
 from prunus.palette import palette
+from prunus.quality import Mode, sign_of
 from prunus.sensitivity.costs import Costs
-from prunus.sensitivity.cutting import Mode, check_drop, check_mode
+from prunus.sensitivity.cutting import check_drop
 from prunus.sensitivity.filling import STEP
 from prunus.sensitivity.plot import is_share
 from prunus.sensitivity.schedule_text import Template, key
@@ -48,7 +49,7 @@ def page_facts(
     curves: Curves, *, metric: str, mode: Mode, max_drop: float | None, template: Template
 ) -> dict[str, Any]:
     """Return what the page computes from, as plain data; infinite and missing metrics are None."""
-    costs, sign = curves.known_costs("the page"), check_mode(mode)
+    costs, sign = curves.known_costs("the page"), sign_of(mode)
     values, dense = curves.values[metric], curves.dense[metric]
     worst = max((sign * (dense - v) for vs in values.values() for v in vs if math.isfinite(v)), default=0.0)
     start = 0.1 * max(worst, 0.0) if max_drop is None else check_drop(max_drop)

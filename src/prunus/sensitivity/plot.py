@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from prunus.errors import FileError, InputError, NameNotFound
-from prunus.sensitivity.cutting import Mode, check_drop, check_mode
+from prunus.quality import Mode, sign_of
+from prunus.sensitivity.cutting import check_drop
 
 if TYPE_CHECKING:
     from prunus.sensitivity.curves import Curves
@@ -51,7 +52,7 @@ def draw(
     }
     if kind not in makers:
         raise NameNotFound.of("kind of plot", str(kind), get_args(Kind))
-    check_mode(mode)
+    sign_of(mode)
     # without a date the same curves give the same file
     metadata = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(suffix)
     try:
@@ -72,7 +73,7 @@ def matplotlib() -> Any:
 
 def limit_of(curves: Curves, metric: str, max_drop: float | None, mode: Mode) -> float | None:
     """Return the worst value that is accepted, or None."""
-    return None if max_drop is None else curves.dense[metric] - check_mode(mode) * check_drop(max_drop)
+    return None if max_drop is None else curves.dense[metric] - sign_of(mode) * check_drop(max_drop)
 
 
 def by_depth(curves: Curves) -> list[str]:
