@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from prunus.axes.algebra import Axis, product
+from prunus.axes.algebra import Axis, flatten, product
 from prunus.axes.context import Context, Value, because, frozen
 from prunus.axes.rules.registry import rule
 from prunus.axes.rules.routing import note_stack
@@ -116,12 +116,18 @@ def matmul(ctx: Context, node: Node) -> Value:
     columns = (y.dims[-1:], y.zero[-1:]) if len(y.dims) > 1 else ((), ())
     for operand in node.args[:2]:
         note_stack(ctx, operand, range(len(ctx.value(operand).dims) - 2))
-    if len(batch.dims) > 1 and not any(_is_weight(ctx, arg) for arg in node.args[:2]):  # attention, spelled out
-        ctx.kinds.extend((axis, "head") for axis in batch.dims[1:])
-        ctx.kinds.extend((axis, "head dim") for axis in (x.dims[-1], y.dims[-1]))
+    _name_heads(ctx, node.args[:2], batch.dims, (x.dims[-1], y.dims[-1]))
     result = Value((*batch.dims, *rows[0], *columns[0]), (*batch.zero, *rows[1], *columns[1]))
     ctx.macs.append((*result.dims, x.dims[-1]))
     return result
+
+
+def _name_heads(ctx: Context, operands: Sequence[object], batch: Sequence[Axis], others: Sequence[Axis]) -> None:
+    """Call the axes of an attention that is spelled out by their names; heads may be folded into the batch."""
+    heads = batch[1:] or [axis for axis in batch if len(flatten(axis, "product")) > 1]
+    if heads and not any(_is_weight(ctx, each) for each in operands):
+        ctx.kinds.extend((axis, "head") for axis in heads)
+        ctx.kinds.extend((axis, "head dim") for axis in others)
 
 
 def _is_weight(ctx: Context, arg: object) -> bool:
@@ -136,6 +142,7 @@ def baddbmm(ctx: Context, node: Node) -> Value:
         note_stack(ctx, operand, [0])
     ctx.contract(x.dims[2], x.zero[2], y.dims[1], y.zero[1], node)
     ctx.unify(x.dims[0], y.dims[0], node)
+    _name_heads(ctx, node.args[1:3], x.dims[:1], (x.dims[2], y.dims[2]))
     dims = (x.dims[0], x.dims[1], y.dims[2])
     beta = node.kwargs.get("beta", 1)
     zero = (x.zero[0] or y.zero[0], x.zero[1], y.zero[2])
@@ -225,6 +232,11 @@ def einsum(ctx: Context, node: Node) -> Value:
         others = {c for other in terms if other is not term for c in other}
         made, read = set(term) & set(right) - others, set(term) & others - set(right)
         note_stack(ctx, operand, [i for i, c in enumerate(term) if made - {c} and read - {c}])
+    shared = [c for c in terms[0] if all(c in term for term in terms)]
+    if len(terms) == 2 and not set(shared) <= set(right):
+        batch = [c for c in shared if c in right]
+        inner = [uses[c][0][0] for c in uses if c not in batch]
+        _name_heads(ctx, node.args[1], [uses[c][0][0] for c in batch], inner)
     ctx.macs.append(tuple(found[0][0] for found in uses.values()))
     return Value(tuple(uses[c][0][0] for c in right), tuple(any(z for _, z in uses[c]) for c in right))
 
