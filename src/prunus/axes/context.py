@@ -92,6 +92,7 @@ class Context:
     approximate: node index -> axes over which the operation runs with fewer units than the masked model has.
     pinned: attentions whose scale stays what the dense width of a head makes it, by node index.
     absorbed: of the pinned ones, those whose scale may follow the shape, since parameters make up for it.
+    spelled: products that may be those of queries by keys -> the axis they sum over; a class's scale may follow it.
     kinds: what an axis is to the operation that names it, such as `head`.
     computed: weights made of parameters, by node index -> per dimension, the parameter that decides over it.
     routed: softmax and top-k, by node index -> the axis of which removed positions can never be chosen.
@@ -115,6 +116,7 @@ class Context:
     approximate: dict[int, list[Axis]] = field(default_factory=dict)
     pinned: dict[int, Axis] = field(default_factory=dict)
     absorbed: dict[int, tuple[Stretched, ...]] = field(default_factory=dict)
+    spelled: dict[int, Axis] = field(default_factory=dict)
     kinds: list[tuple[Axis, str]] = field(default_factory=list)
     computed: dict[int, tuple[Ref, ...]] = field(default_factory=dict)
     routed: dict[int, Axis] = field(default_factory=dict)

@@ -28,7 +28,7 @@ from prunus.axes.groups import (
     find_groups,
     first_reason,
 )
-from prunus.axes.head_scale import absorb_scales
+from prunus.axes.head_scale import absorb_scales, spelled_scale
 from prunus.axes.positions import Kept, kept_positions, size_after
 from prunus.axes.propagate import propagate
 from prunus.axes.trace import Trace
@@ -170,8 +170,14 @@ class Graph:
         along = [dim for dim, axis in enumerate(value.dims) if leaves & set(axis.leaves())]
         return along[-1] if along else len(value.dims) - 1
 
-    def surgery(self, kept: Mapping[str, Tensor], dropped: Iterable[str] = ()) -> Surgery:
-        """Return what removing all but the `kept` positions of each group means, and leaving blocks out."""
+    def surgery(
+        self, kept: Mapping[str, Tensor], dropped: Iterable[str] = (), *, follows: Iterable[int] = ()
+    ) -> Surgery:
+        """Return what removing all but the `kept` positions of each group means, and leaving blocks out.
+
+        follows: attentions that are spelled out, by node, whose scale follows the size of a head, so that queries or
+            keys make up for it; see `followers`.
+        """
         by_axis = self.kept(kept)
         edits: dict[str, dict[int, NDArray[np.int64]]] = {}
         for name, value in self.context.state.items():
@@ -185,16 +191,31 @@ class Graph:
             if growth != 1 and norm.attribute is not None:
                 numbers[norm.attribute] = (norm.eps, norm.eps * growth)
         skips = {name: (self.block(name).takes, self.block(name).wraps) for name in dropped}
-        return Surgery(edits, numbers, self._scales(by_axis), skips, by_axis, self._spared(edits))
+        return Surgery(edits, numbers, self._scales(by_axis, follows), skips, by_axis, self._spared(edits))
 
-    def _scales(self, kept: Kept) -> dict[str, Scale]:
+    def followers(self, kept: Mapping[str, Tensor]) -> list[tuple[int, ...]]:
+        """Return attentions that are spelled out, whose heads get narrower, and whose scale could be made up for.
+
+        They are given by node; those of one class of modules, whose code is the same, together.
+        """
+        by_axis, found = self.kept(kept), dict[type, list[int]]()
+        for node, axis in self.context.spelled.items():
+            if _growth(axis, by_axis) != 1 and spelled_scale(self.context, node):
+                module = self.model.get_submodule(self.trace.nodes[node].module)
+                found.setdefault(type(module), []).append(node)
+        return [tuple(nodes) for nodes in found.values()]
+
+    def _scales(self, kept: Kept, follows: Iterable[int]) -> dict[str, Scale]:
         scales: dict[str, Scale] = {}
         for norm in self.context.rescaled.values():
             growth = _growth(norm.axis, kept)
             if growth != 1:
                 scales.update(dict.fromkeys(norm.weights, Scale(growth**norm.power, norm.offset)))
-        for node, stretched in self.context.absorbed.items():
-            growth = _growth(self.context.pinned[node], kept)
+        context = self.context
+        pinned = [(context.pinned[node], stretched) for node, stretched in context.absorbed.items()]
+        spelled = [(context.spelled[node], spelled_scale(context, node)) for node in follows]
+        for axis, stretched in (*pinned, *spelled):
+            growth = _growth(axis, kept)
             for own in stretched if growth != 1 else ():
                 before = scales.get(own.param, Scale(1.0)).factor
                 scales[own.param] = Scale(before * growth**-0.5, own.offset, own.dim, own.rows)

@@ -4,6 +4,9 @@
 scores are those of the dense head again if queries (or keys) are multiplied by sqrt(d' / d). A map and a norm can take
 that into their own numbers, if everything between them and the attention commutes with a factor. Whether it does is
 found by running the operations on factors in place of activations.
+
+Where attention is spelled out, its scale is a number in the capture. The user's code may have computed it from the size
+of a head, and then does so again; only running it tells.
 """
 
 from __future__ import annotations
@@ -50,6 +53,13 @@ class _Mixes(Exception):
     """A factor does not come through an operation."""
 
 
+def spelled_scale(ctx: Context, index: int) -> tuple[Stretched, ...]:
+    """Return what can make up for the scale of an attention that is spelled out; empty where nothing can."""
+    node = ctx.trace.nodes[index]
+    first = 1 if base_name(node.target) == "baddbmm" else 0
+    return _stretched(ctx, node, first) or _stretched(ctx, node, first + 1)
+
+
 def absorb_scales(ctx: Context, model: nn.Module) -> None:
     """Note, for attentions whose scale follows the size of their heads, which parameters can make up for that.
 
@@ -64,8 +74,11 @@ def absorb_scales(ctx: Context, model: nn.Module) -> None:
 
 
 def _stretched(ctx: Context, attention: Node, position: int) -> tuple[Stretched, ...]:
-    """Return what multiplies all queries (position 0) or all keys (1), and nothing else; empty where nothing does."""
-    start = attention.args[position].index
+    """Return what multiplies all queries or all keys, and nothing else; empty where nothing does.
+
+    position: which of the tensors that the node reads they are.
+    """
+    start = list(attention.refs())[position].index
     sources = dict(_sources(ctx, start))
     ones = {i: torch.ones(_size(ctx, i, s), requires_grad=True) for i, s in sources.items()}
     try:
@@ -85,12 +98,6 @@ def _stretched(ctx: Context, attention: Node, position: int) -> tuple[Stretched,
     # a tensor has one set of rows that are multiplied
     norms = {name for norm in ctx.rescaled.values() for name in norm.weights}
     return () if any(own.param in norms and own.rows is not None for own in found) else found
-
-
-def _placed(node: Node) -> Iterator[tuple[int | str, Ref]]:
-    """Yield the tensors among the arguments of a node, and where they stand."""
-    named: list[tuple[int | str, Any]] = [*enumerate(node.args), *node.kwargs.items()]
-    return ((place, arg) for place, arg in named if isinstance(arg, Ref))
 
 
 def _size(ctx: Context, index: int, source: _Source) -> int:
@@ -137,7 +144,7 @@ class _Walk:
     """Factors in place of activations: what each result is multiplied by when sources are.
 
     strict: whether a factor that does not come through unchanged is an error, rather than unknown from there on.
-    until: the attention, and which of its arguments may be multiplied.
+    until: the attention, and which of the tensors that it reads may be multiplied.
     """
 
     def __init__(
@@ -162,7 +169,7 @@ class _Walk:
                 continue
             seen.add(node.index)
             if node.index == self.until[0]:
-                if any(ref.index in self.values for p, ref in _placed(node) if p != self.until[1]):
+                if any(ref.index in self.values for p, ref in enumerate(node.refs()) if p != self.until[1]):
                     raise _Mixes
                 continue
             self._put(node, self._spread(node) if node.index in self.sources else self._passed(node))

@@ -16,7 +16,7 @@ from prunus.errors import InputError, NameNotFound, NothingToPrune, ProofError, 
 from prunus.plans.fold import Folding, find_folding
 from prunus.plans.graph_model import thinned_graph
 from prunus.plans.proof import Proof, apply_masks_, mask_
-from prunus.plans.proving import prove_plan
+from prunus.plans.proving import class_surgery, prove_plan
 from prunus.plans.record import Form, Record, Step, attach, describe_inputs, record_of
 from prunus.plans.reference import is_inexact
 from prunus.plans.surgery import check_same_model, thin_, thinned
@@ -85,11 +85,16 @@ class Plan:
         return {name: len(positions) for name, positions in self.kept.items()}
 
     def surgery(self) -> Surgery:
-        """Return what the plan means tensor by tensor."""
+        """Return what the plan means tensor by tensor, in the user's own class."""
         return self._surgery
 
     @cached_property
     def _surgery(self) -> Surgery:
+        return class_surgery(self.graph, self.kept, self.dropped)
+
+    @cached_property
+    def _cuts(self) -> Surgery:
+        """The same but for what multiplies weights in the class, as masks and the captured graph want it."""
         return self.graph.surgery(self.kept, self.dropped)
 
     def mask(self, model: nn.Module) -> nn.Module:
@@ -102,15 +107,15 @@ class Plan:
         check_same_model(model, self._shapes())
         masked = copied(model)
         with torch.no_grad():
-            mask_(masked, self._surgery)
+            mask_(masked, self._cuts)
             apply_masks_(masked, self.masks)
-            thin_(masked, Surgery({}, {}, dropped=self._surgery.dropped))
+            thin_(masked, Surgery({}, {}, dropped=self._cuts.dropped))
         return masked
 
     def keep_masks(self) -> dict[str, Tensor]:
         """Return what `mask` leaves of every tensor that it changes, bool in the dense shape."""
         state = self.graph.trace.state
-        left = {name: keep_mask(torch.Size(state[name].shape), edit) for name, edit in self._surgery.zeroed.items()}
+        left = {name: keep_mask(torch.Size(state[name].shape), edit) for name, edit in self._cuts.zeroed.items()}
         return left | {name: mask & left[name] if name in left else mask for name, mask in self.masks.items()}
 
     def folding(self, model: nn.Module) -> Folding:
@@ -176,7 +181,7 @@ class Plan:
         with folding.folded_(result) if folding else nullcontext():
             if form == "graph":
                 apply_masks_(result, self.masks)
-                result = thinned_graph(result, self.graph, self._surgery)
+                result = thinned_graph(result, self.graph, self._cuts)
             else:
                 thin_(result, self._surgery, optimizer, masks=self.thinned_masks(), also=followers)
         attach(result, record)
@@ -211,22 +216,23 @@ class Plan:
 
     def thinned_masks(self) -> dict[str, Tensor]:
         """Return the element masks in the shapes that parameters have after `apply`."""
-        edits = self._surgery.edits
+        edits = self._cuts.edits
         return {name: cut(mask, edits.get(name, {})) for name, mask in self.masks.items()}
 
     def _record(self, proof: Proof | None, form: Form) -> Record:
         """Keep of the plan what outlives its graph."""
         inputs = describe_inputs(self.graph) if form == "graph" else None
-        step = Step(replace(self._surgery, kept={}), form, inputs, self.graph.context.inexact)
+        surgery = self._cuts if form == "graph" else self._surgery
+        step = Step(replace(surgery, kept={}), form, inputs, self.graph.context.inexact)
         return Record(
             steps=(step,),
             kept={name: tuple(positions.tolist()) for name, positions in self.kept.items()},
             sizes={name: self.graph[name].size for name in self.kept},
-            shapes={name: self.graph.trace.state[name].shape for name in self._surgery.edits},
+            shapes={name: self.graph.trace.state[name].shape for name in surgery.edits},
             masks=self.thinned_masks(),
             provenance=dict(self.provenance),
             proof=proof,
-            inexact=is_inexact(self.graph, self._surgery.kept),
+            inexact=is_inexact(self.graph, surgery.kept),
         )
 
     def explain(self, *, fold_constants: bool = False) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import chain, combinations
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +20,27 @@ from prunus.plans.proof import Build, Proof, first_line, mask_, prove
 from prunus.plans.record import Form
 from prunus.plans.reference import is_inexact, reference
 from prunus.plans.surgery import thin_
+from prunus.plans.tensors import named_state
+
+
+def class_surgery(graph: Graph, kept: Mapping[str, Tensor], dropped: Sequence[str] = ()) -> Surgery:
+    """Return the surgery by which the user's own class gets thinner.
+
+    Where attention is spelled out, code may compute its scale from the size of a head, anew at every run, or keep a
+    number. When heads get narrower both are tried on the dense model, for each class of modules; queries or keys then
+    make up for a scale that follows.
+    """
+    plain, classes = graph.surgery(kept, dropped), graph.followers(kept)
+    state = named_state(graph.model)
+    if not classes or any(state[name].shape != meta.shape for name, meta in graph.trace.state.items()):
+        return plain
+    for count in dict.fromkeys((0, len(classes), 1, len(classes) - 1)):
+        for follows in combinations(classes, count):
+            surgery = graph.surgery(kept, dropped, follows=chain.from_iterable(follows))
+            with suppress(ProofError):
+                _Sides(graph.model, graph, kept, surgery, {}, None).proved("class")
+                return surgery
+    return plain
 
 
 def prove_plan(
@@ -52,7 +75,7 @@ def _blaming(error: ProofError, sides: _Sides) -> ProofError:
 
     def holds(kept: Mapping[str, Tensor]) -> bool:
         try:
-            replace(sides, kept=kept, surgery=sides.graph.surgery(kept)).proved("class")
+            replace(sides, kept=kept, surgery=class_surgery(sides.graph, kept)).proved("class")
         except ProofError:
             return False
         return True
@@ -109,7 +132,7 @@ class _Sides:
 
     def as_its_graph(self, dense: nn.Module) -> nn.Module:
         """Thin the graph as it is."""
-        return thinned_graph(dense, self.graph, self.surgery)
+        return thinned_graph(dense, self.graph, self.graph.surgery(self.kept))
 
     def in_float64(self, dense: nn.Module) -> Graph:
         """Capture anew, once: the first capture spells out the model's own dtype where code asks for it."""

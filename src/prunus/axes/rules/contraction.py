@@ -116,18 +116,21 @@ def matmul(ctx: Context, node: Node) -> Value:
     columns = (y.dims[-1:], y.zero[-1:]) if len(y.dims) > 1 else ((), ())
     for operand in node.args[:2]:
         note_stack(ctx, operand, range(len(ctx.value(operand).dims) - 2))
-    _name_heads(ctx, node.args[:2], batch.dims, (x.dims[-1], y.dims[-1]))
+    _name_heads(ctx, node, batch.dims, x.dims[-1], y.dims[-1])
     result = Value((*batch.dims, *rows[0], *columns[0]), (*batch.zero, *rows[1], *columns[1]))
     ctx.macs.append((*result.dims, x.dims[-1]))
     return result
 
 
-def _name_heads(ctx: Context, operands: Sequence[object], batch: Sequence[Axis], others: Sequence[Axis]) -> None:
+def _name_heads(ctx: Context, node: Node, batch: Sequence[Axis], summed: Axis, *others: Axis) -> None:
     """Call the axes of an attention that is spelled out by their names; heads may be folded into the batch."""
+    if any(_is_weight(ctx, ref) for ref in node.refs()):
+        return
+    ctx.spelled[node.index] = summed
     heads = batch[1:] or [axis for axis in batch if len(flatten(axis, "product")) > 1]
-    if heads and not any(_is_weight(ctx, each) for each in operands):
+    if heads:
         ctx.kinds.extend((axis, "head") for axis in heads)
-        ctx.kinds.extend((axis, "head dim") for axis in others)
+        ctx.kinds.extend((axis, "head dim") for axis in (summed, *others))
 
 
 def _is_weight(ctx: Context, arg: object) -> bool:
@@ -142,7 +145,7 @@ def baddbmm(ctx: Context, node: Node) -> Value:
         note_stack(ctx, operand, [0])
     ctx.contract(x.dims[2], x.zero[2], y.dims[1], y.zero[1], node)
     ctx.unify(x.dims[0], y.dims[0], node)
-    _name_heads(ctx, node.args[1:3], x.dims[:1], (x.dims[2], y.dims[2]))
+    _name_heads(ctx, node, x.dims[:1], x.dims[2], y.dims[2])
     dims = (x.dims[0], x.dims[1], y.dims[2])
     beta = node.kwargs.get("beta", 1)
     zero = (x.zero[0] or y.zero[0], x.zero[1], y.zero[2])
@@ -187,6 +190,8 @@ def attention(ctx: Context, node: Node) -> Value:
             ctx.freeze(q.dims[-1], "the scale of attention is read from it", node)
         else:
             ctx.pinned[node.index] = q.dims[-1]
+    else:
+        ctx.spelled[node.index] = q.dims[-1]
     ctx.kinds.extend((axis, "head") for axis in k.dims[1:-2])
     ctx.kinds.extend((axis, "head dim") for axis in (q.dims[-1], v.dims[-1]))
     mask = ctx.optional(node.arg(3, "attn_mask"))
@@ -235,8 +240,8 @@ def einsum(ctx: Context, node: Node) -> Value:
     shared = [c for c in terms[0] if all(c in term for term in terms)]
     if len(terms) == 2 and not set(shared) <= set(right):
         batch = [c for c in shared if c in right]
-        inner = [uses[c][0][0] for c in uses if c not in batch]
-        _name_heads(ctx, node.args[1], [uses[c][0][0] for c in batch], inner)
+        inner = [uses[c][0][0] for c in sorted(uses, key=lambda c: c in right) if c not in batch]
+        _name_heads(ctx, node, [uses[c][0][0] for c in batch], *inner)
     ctx.macs.append(tuple(found[0][0] for found in uses.values()))
     return Value(tuple(uses[c][0][0] for c in right), tuple(any(z for _, z in uses[c]) for c in right))
 
