@@ -32,7 +32,7 @@ def class_surgery(graph: Graph, kept: Mapping[str, Tensor], dropped: Sequence[st
     """
     plain, classes = graph.surgery(kept, dropped), graph.followers(kept)
     state = named_state(graph.model)
-    if not classes or any(state[name].shape != meta.shape for name, meta in graph.trace.state.items()):
+    if not classes or any(name not in state or state[name].shape != m.shape for name, m in graph.trace.state.items()):
         return plain
     for count in dict.fromkeys((0, len(classes), 1, len(classes) - 1)):
         for follows in combinations(classes, count):
