@@ -78,7 +78,7 @@ CASES = [
 @pytest.mark.parametrize("hows", CASES, ids="+".join)
 def test_heads_and_their_sizes_go_from_the_class(hows, ratio, tmp_path):
     model, x = net(*hows).double(), torch.randn(2, 5, 6, dtype=torch.float64)
-    made = plan(trace(model, x), ratio=ratio)
+    made = plan(trace(model, x, inexact="compensate"), ratio=ratio)
     assert {made.graph[name].kind for name in made.kept} == {"head", "head dim"}
     small = made.apply(model)
     assert type(small) is Net
@@ -91,19 +91,31 @@ def test_heads_and_their_sizes_go_from_the_class(hows, ratio, tmp_path):
 
     save(unproved, tmp_path / "small.prunus")
     assert torch.equal(load(tmp_path / "small.prunus", net(*hows).double())(x), unproved(x))
-    again = plan(trace(small, x), ratio=0.3).apply(small)
+    again = plan(trace(small, x, inexact="compensate"), ratio=0.3).apply(small)
     assert type(again) is Net
 
 
 def test_where_one_class_computes_it_in_two_ways_the_graph_takes_its_place():
     model = net("attribute", "stored", "stored")
-    small = plan(trace(model, torch.randn(2, 5, 6)), ratio=0.5).apply(model)
+    small = plan(trace(model, torch.randn(2, 5, 6), inexact="compensate"), ratio=0.5).apply(model)
     assert type(small).__name__ == "GraphModel"
+
+
+@pytest.mark.parametrize(("how", "form"), [("stored", "Net"), ("shape", "GraphModel"), ("kernel", "GraphModel")])
+def test_without_leave_no_weight_is_multiplied(how, form):
+    model = net(how)
+    made = plan(trace(model, torch.randn(2, 5, 6)), ratio=0.5)
+    small = made.apply(model)
+    assert type(small).__name__ == form
+    left = made.cut(model.state_dict())
+    assert all(torch.equal(left[name], tensor) for name, tensor in small.state_dict().items())
+    dense = {float(value) for value in model.attentions[0].q.weight.flatten()}
+    assert {float(value) for value in left["attentions.0.q.weight"].flatten()} <= dense
 
 
 def test_a_graph_whose_model_was_thinned_in_place_still_cuts():
     model, x = net("attribute"), torch.randn(2, 5, 6)
-    graph, dense = trace(model, x), {name: t.clone() for name, t in model.state_dict().items()}
+    graph, dense = trace(model, x, inexact="compensate"), {name: t.clone() for name, t in model.state_dict().items()}
     first, second = plan(graph, ratio=0.5), plan(graph, ratio=0.3)
     first.apply(model, inplace=True)
     left = second.sizes["attentions.0.q"] * second.sizes["attentions.0.q#2"]

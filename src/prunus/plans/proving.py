@@ -28,9 +28,10 @@ def class_surgery(graph: Graph, kept: Mapping[str, Tensor], dropped: Sequence[st
 
     Where attention is spelled out, code may compute its scale from the size of a head, anew at every run, or keep a
     number. When heads get narrower both are tried on the dense model, for each class of modules; queries or keys then
-    make up for a scale that follows.
+    make up for a scale that follows. `inexact="forbid"` leaves every weight as it is, so nothing is tried there.
     """
-    plain, classes = graph.surgery(kept, dropped), graph.followers(kept)
+    plain = graph.surgery(kept, dropped)
+    classes = () if graph.context.inexact == "forbid" else graph.followers(kept)
     state = named_state(graph.model)
     if not classes or any(name not in state or state[name].shape != m.shape for name, m in graph.trace.state.items()):
         return plain
