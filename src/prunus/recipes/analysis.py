@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from prunus.errors import FileError, InputError
 from prunus.recipes import stages
 from prunus.recipes.beginning import begun
 from prunus.recipes.folder import open_folder
-from prunus.recipes.opening import Opened
+from prunus.recipes.opening import Opened, moved
 from prunus.recipes.schema import Sensitivity
 from prunus.recipes.words import budget_device
 from prunus.sensitivity import Curves, Left, mode_of
@@ -140,25 +139,4 @@ def write_page(curves: Curves, opened: Opened, reporter: Reporter) -> str | None
 
 def _base(opened: Opened, root: Path) -> dict[str, Any]:
     """The recipe as the schedule repeats it: it runs in a folder of its own, and finds the user's files from there."""
-    values = opened.values
-    for key in ("model", "data", "loss"):
-        given = values.get(key)
-        if isinstance(given, str):
-            values[key] = _from(given, opened.folders, root)
-        elif isinstance(given, dict):
-            values[key] = {**given, "factory": _from(given["factory"], opened.folders, root)}
-    if "metrics" in values:
-        values["metrics"] = [_from(metric, opened.folders, root) for metric in values["metrics"]]
-    return {**values, "out": str(root / "pruned")}
-
-
-def _from(name: str, folders: Sequence[Path], root: Path) -> str:
-    """Spell `file.py:function` as it is found from another folder; other names stay."""
-    file, colon, function = name.rpartition(":")
-    found = next((folder / file for folder in folders if (folder / file).is_file()), None)
-    if not file.endswith(".py") or found is None or Path(file).is_absolute():
-        return name
-    try:
-        return f"{Path(os.path.relpath(found.resolve(), root.resolve())).as_posix()}{colon}{function}"
-    except ValueError:  # another drive
-        return f"{found.resolve().as_posix()}{colon}{function}"
+    return {**moved(opened.values, opened.folders, root), "out": str(root / "pruned")}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,35 @@ def as_text(values: dict[str, Any], path: Path, settings: Sequence[str]) -> str:
     """A recipe as YAML, with a line that says where it came from."""
     words = "".join(f" --set {setting}" for setting in settings)
     return f"# {path.name}{words}\n" + yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+
+def moved(values: Mapping[str, Any], folders: Sequence[Path], place: Path) -> dict[str, Any]:
+    """Return a recipe's values as a file in another folder says them: the user's files are named from there.
+
+    folders: where the files are looked for now.
+    """
+
+    def seen(name: Any) -> Any:
+        if isinstance(name, dict):
+            return {**name, "factory": seen(name["factory"])}
+        return _seen_from(place, name, folders) if isinstance(name, str) else name
+
+    found = {key: seen(values[key]) for key in ("model", "data", "loss") if key in values}
+    if "metrics" in values:
+        found["metrics"] = [seen(name) for name in values["metrics"]]
+    return {**values, **found}
+
+
+def _seen_from(place: Path, name: str, folders: Sequence[Path]) -> str:
+    """Spell `file.py:function` as it is found from a folder; other names stay."""
+    file, colon, function = name.rpartition(":")
+    found = next((folder / file for folder in folders if (folder / file).is_file()), None)
+    if not file.endswith(".py") or found is None or Path(file).is_absolute():
+        return name
+    try:
+        return f"{Path(os.path.relpath(found.resolve(), place.resolve())).as_posix()}{colon}{function}"
+    except ValueError:  # another drive
+        return f"{found.resolve().as_posix()}{colon}{function}"
 
 
 def read_facts(folder: Path) -> dict[str, Any]:

@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -29,7 +28,7 @@ from prunus.recipes import stages
 from prunus.recipes.beginning import begun
 from prunus.recipes.epochs import make_optimizer
 from prunus.recipes.folder import open_folder
-from prunus.recipes.opening import Opened, open_recipe
+from prunus.recipes.opening import Opened, moved, open_recipe
 from prunus.recipes.policies import calibration
 from prunus.recipes.schema import Policy, Recipe
 from prunus.recipes.session import Session
@@ -143,15 +142,11 @@ class _First:
 def _write(opened: Opened, result: SearchResult, place: Path) -> Path:
     """Write the recipe with the ratios found, and make its folder, with the trained weights in it."""
     path = place / "searched.yaml"
-    values = _without_none(opened.recipe.plain())
+    values = moved(_without_none(opened.recipe.plain()), opened.folders, place)
     best = result.best
     values["name"] = f"{values.get('name', opened.recipe.model.factory)} ({result.method}, {result.budget})"
     values["out"] = str(place / "run")
     values["prune"]["policies"][0]["allocation"] = {"per_layer": result.ratios() or {"*": 0.0}}
-    for key in ("model", "data"):
-        values[key]["factory"] = _seen_from(place, values[key]["factory"], opened.folders)
-    values["loss"] = _seen_from(place, values["loss"], opened.folders)
-    values["metrics"] = [_seen_from(place, name, opened.folders) for name in values["metrics"]]
     head = f"# {result.method} for {result.budget}: trial {best.number}, {best.share:.3f} left, {best.metric:.4g}\n"
     path.write_text(head + yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
     found = open_recipe(path)
@@ -175,15 +170,6 @@ def _draw(result: SearchResult, place: Path, reporter: Reporter) -> tuple[Path, 
 
 def _slug(text: str) -> str:
     return re.sub(r"[^\w.]+", "-", text)
-
-
-def _seen_from(place: Path, name: str, folders: tuple[Path, ...]) -> str:
-    """Name a function of a file, `file.py:function`, from another folder; other names stay."""
-    file, colon, function = name.rpartition(":")
-    found = next((folder / file for folder in folders if (folder / file).is_file()), None)
-    if not colon or not file.endswith(".py") or Path(file).is_absolute() or found is None:
-        return name
-    return f"{os.path.relpath(found, place)}:{function}"
 
 
 def _without_none(value: Any) -> Any:
