@@ -108,9 +108,8 @@ def _met(lines: Sequence[Line], target: str) -> str:
         by_way.setdefault(line["way"], []).append(line["latency"] / budget.limit - 1)
     found = "; ".join(f"`{way}` {', '.join(f'{miss:+.1%}' for miss in misses)}" for way, misses in by_way.items())
     return (
-        f"Measured against asked, seed by seed: {found}. `uniform`, `global` and `lamp` are corrected by whole models "
-        "that are measured; the others only look latencies up, segment by segment, which says too little here, so that "
-        "they keep more than they were given. Rows are to be compared with that in mind."
+        f"Measured against asked, seed by seed: {found}. `sensitivity` only looks latencies up, part by part; the "
+        "others measure whole models and correct what they look up. The measurement here is another one than theirs."
     )
 
 

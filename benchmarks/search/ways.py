@@ -11,7 +11,7 @@ from benchmarks.search.task import Task
 from torch import nn
 
 import prunus
-from prunus.allocation import parse_budget
+from prunus.allocation import Budget, RoundTo, parse_budget
 from prunus.allocation.rulers import ruler_of
 from prunus.axes import copied
 from prunus.errors import InputError
@@ -50,21 +50,22 @@ def _sensitivity(task: Task, target: str, store: Path) -> Found:
     low, high = 0.0, 1.0
     for _ in range(20):
         middle = (low + high) / 2
-        made = _cut(task, curves.ratios(middle))
+        made = _cut(task, curves.ratios(middle), budget)
         gone = {name: task.graph[name].size - left for name, left in made.sizes.items()} if made else {}
         met = made is not None and budget.is_met(*price(gone))
         low, high = (low, middle) if met else (middle, high)
-    made = _cut(task, curves.ratios(high))
+    made = _cut(task, curves.ratios(high), budget)
     if made is None:
         raise InputError(f"no drop meets {target}")
     return Found(made, task.model, candidates=len(curves.levels) * len(curves.table))
 
 
-def _cut(task: Task, ratios: Mapping[str, float]) -> Plan | None:
+def _cut(task: Task, ratios: Mapping[str, float], budget: Budget) -> Plan | None:
     wanted = {name: ratio for name, ratio in ratios.items() if ratio * task.graph[name].size >= 0.5}
     if not wanted:
         return None
-    return prunus.plan(task.graph, ratio=0.5, criterion=CRITERION, allocation={"per_layer": wanted})
+    step: RoundTo = "auto" if budget.quantity == "latency" else 1
+    return prunus.plan(task.graph, ratio=0.5, criterion=CRITERION, allocation={"per_layer": wanted}, round_to=step)
 
 
 def _searched(method: Method, task: Task, target: str, store: Path) -> Found:
@@ -90,7 +91,7 @@ def _netadapt_ratios(task: Task, target: str, store: Path) -> Found:
     found = _netadapt(task, target, store.with_name(store.name.replace("-ratios", "")))
     size = {group.name: group.size for group in task.graph.groups}
     ratios = {name: 1 - left / size[name] for name, left in found.plan.sizes.items()}
-    made = _cut(task, ratios)
+    made = _cut(task, ratios, parse_budget("macs=1"))  # the very counts
     assert made is not None
     return Found(made, task.model, found.candidates)
 

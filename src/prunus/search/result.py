@@ -13,6 +13,8 @@ from prunus.allocation import Budget
 from prunus.axes import Graph
 from prunus.plans import Plan, Proof
 from prunus.quality import Mode
+from prunus.runtimes import Check
+from prunus.search.timing import is_close
 from prunus.search.trials import Trial, better, pareto
 
 
@@ -23,6 +25,7 @@ class SearchResult:
     trials: in their order, the dense model first. sizes: target -> its units.
     weights: NetAdapt's, in the dense shapes, where candidates were trained: load them before the plan is applied.
     proof: that the best one thinned computes what it does masked; None where nothing is thinned.
+    checks: trial -> its latency as looked up and as its whole model measured; the best is among them, where any are.
     """
 
     method: str
@@ -34,15 +37,32 @@ class SearchResult:
     sizes: Mapping[str, int]
     weights: Mapping[str, Tensor] | None = field(default=None, repr=False)
     proof: Proof | None = None
+    checks: Mapping[int, Check] = field(default_factory=dict)
 
     @cached_property
     def best(self) -> Trial:
-        """The candidate within the budget that earned the highest reward, or, without rewards, the best metric."""
+        """The candidate within the budget that earned the highest reward, or, without rewards, the best metric.
+
+        Where whole models were measured, of those that keep to a latency within 3 %, or else the fastest.
+        """
+        if not self.checks:
+            return self.ranked[0]
+        checked = [trial for trial in self.ranked if trial.number in self.checks]
+        met = (trial for trial in checked if is_close(self.checks[trial.number], self.asked))
+        return next(met, min(checked, key=lambda trial: self.checks[trial.number].measured))
+
+    @cached_property
+    def ranked(self) -> tuple[Trial, ...]:
+        """The candidates within the budget, the best first."""
         rank = better(self.mode)
-        return max(
-            (trial for trial in self.trials if trial.is_met),
-            key=lambda trial: (float(trial.notes.get("reward", rank(trial))), -trial.share, -trial.number),
-        )
+        found = (trial for trial in self.trials if trial.is_met)
+        return tuple(sorted(found, key=lambda t: (-float(t.notes.get("reward", rank(t))), t.share, t.number)))
+
+    @property
+    def asked(self) -> float:
+        """The budget as a share of the dense model's figure."""
+        dense = self.trials[0].value
+        return self.budget.limit if self.budget.relative else self.budget.limit / dense
 
     @cached_property
     def front(self) -> tuple[Trial, ...]:
@@ -78,6 +98,10 @@ class SearchResult:
             f"best: {name} {best.metric:.4g} (dense {dense.metric:.4g}), {best.share:.3f} of the dense "
             f"{self.budget.quantity}, trial {best.number}",
         ]
+        if best.number in self.checks:
+            check = self.checks[best.number]
+            missed = "" if is_close(check, self.asked) else f": missed by {check.measured / self.asked - 1:.1%}"
+            lines.append(f"  measured on {self.budget.device}: {check.measured:.3f} ± {check.error:.3f}{missed}")
         lines += [
             f"  {name}: {best.counts[name]} of {size} go" for name, size in self.sizes.items() if name in best.counts
         ]

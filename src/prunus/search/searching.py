@@ -31,6 +31,7 @@ from prunus.search.problem import Book, Method, Problem, Progress
 from prunus.search.result import SearchResult
 from prunus.search.sampled import Bayes, Evolve
 from prunus.search.space import Space, find_space
+from prunus.search.timing import Timing
 from prunus.search.trials import Trial, TrialStore
 from prunus.sensitivity.store import fingerprint
 from prunus.solvers import Solver
@@ -80,7 +81,8 @@ def search(
         *validation* data; it puts the model into eval mode itself. mode: whether more of the metric is better.
     method: `amc`, `netadapt`, `evolve`, `bayes`, or an object of theirs with other settings, such as `AMC(warmup=50)`.
     target: the budget, such as `macs=0.5`, `sparsity=0.9` or `latency=0.6@onnxruntime`; a latency is looked up in the
-        device's table, which is measured first where it is not known.
+        device's table, which is measured first where it is not known, and fitted to whole models near the budget; the
+        best candidates are then measured as a whole, until one keeps to the budget.
     trials: candidates, for methods that are told how many.
     granularity, criterion, targets, protect, round_to: as in `prunus.plan`. max_ratio: the largest share of a target
         that may go; 0.8 of coupled groups and 0.98 of single weights by default.
@@ -105,7 +107,12 @@ def search(
     space = find_space(
         graph, kind, rank, targets=targets, protect=protect, round_to=step, max_ratio=max_ratio, seen=seen
     )
-    price = ruler_of(graph, budget, kind, space.targets, space.scored) if ruler is None else ruler
+    timing = Timing.of(space, budget) if ruler is None else None
+    if timing is not None:
+        timing.fit(budget, seed)
+        price = timing.ruler
+    else:
+        price = ruler_of(graph, budget, kind, space.targets, space.scored) if ruler is None else ruler
     if store is not None and (budget.quantity == "latency" or ruler is not None):
         price = Prices(price, Path(f"{os.fspath(store)}.prices"))
     meter = Meter(budget, space.knobs, price)
@@ -118,7 +125,7 @@ def search(
     with random_state():
         book = Book(problem, TrialStore(store, mark), progress)
         chosen.run(problem, book, seed)
-    return _result(book, space, chosen, budget, mode)
+    return _result(book, space, chosen, budget, mode, timing)
 
 
 def find_method(method: str | Method, trials: int | None = None) -> Method:
@@ -168,11 +175,17 @@ def _mark(
     return fingerprint(unwrapped(model), *words)
 
 
-def _result(book: Book, space: Space, method: Method, budget: Budget, mode: Mode) -> SearchResult:
+def _result(
+    book: Book, space: Space, method: Method, budget: Budget, mode: Mode, timing: Timing | None
+) -> SearchResult:
     maker = _Maker(space, method.name)
     trials = tuple(replace(trial, maker=maker) for trial in book.store.trials)
     weights = None if book.kept is None or book.kept.weights is None else dict(book.kept.weights)
     result = SearchResult(method.name, budget, mode, space.kind.name, space.rank.name, trials, _sizes(space), weights)
+    if timing is not None:
+        ranked = result.ranked if weights is None else result.ranked[:1]  # the weights are those of one candidate
+        asked = tuple((trial.number, trial.counts) for trial in ranked)
+        result = replace(result, checks=timing.checked(asked, result.asked))
     if space.is_coupled and any(result.best.counts.values()):
         proof, _ = result.best.plan().prove(unwrapped(space.graph.model))
         return replace(result, proof=proof)
