@@ -108,8 +108,10 @@ def _met(lines: Sequence[Line], target: str) -> str:
         by_way.setdefault(line["way"], []).append(line["latency"] / budget.limit - 1)
     found = "; ".join(f"`{way}` {', '.join(f'{miss:+.1%}' for miss in misses)}" for way, misses in by_way.items())
     return (
-        f"Measured against asked, seed by seed: {found}. `sensitivity` only looks latencies up, part by part; the "
-        "others measure whole models and correct what they look up. The measurement here is another one than theirs."
+        f"Measured against asked, seed by seed: {found}. `sensitivity` only looks latencies up, part by part; so does "
+        "`netadapt` for its steps, and says at the end by how much it missed; the others measure whole models and take "
+        "one that keeps to what was asked. Rows are to be compared with that in mind. The measurement here is another "
+        "one than theirs."
     )
 
 
