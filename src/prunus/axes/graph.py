@@ -17,7 +17,7 @@ from prunus.axes.algebra import Axis
 from prunus.axes.blocks import Block, find_blocks
 from prunus.axes.capture import capture
 from prunus.axes.constraints import settle
-from prunus.axes.context import Context, Inexact, Value
+from prunus.axes.context import Context, Inexact, Stretched, Value
 from prunus.axes.describe import describe
 from prunus.axes.following import Claim, claims, expert_counts, matches, solve
 from prunus.axes.groups import (
@@ -200,10 +200,15 @@ class Graph:
         """
         by_axis, found = self.kept(kept), dict[type, list[int]]()
         for node, axis in self.context.spelled.items():
-            if _growth(axis, by_axis) != 1 and spelled_scale(self.context, node):
+            if _growth(axis, by_axis) != 1 and self._spelled[node]:
                 module = self.model.get_submodule(self.trace.nodes[node].module)
                 found.setdefault(type(module), []).append(node)
         return [tuple(nodes) for nodes in found.values()]
+
+    @cached_property
+    def _spelled(self) -> dict[int, tuple[Stretched, ...]]:
+        """What could make up for the scale of each attention that is spelled out."""
+        return {node: spelled_scale(self.context, node) for node in self.context.spelled}
 
     def _scales(self, kept: Kept, follows: Iterable[int]) -> dict[str, Scale]:
         scales: dict[str, Scale] = {}
@@ -213,7 +218,7 @@ class Graph:
                 scales.update(dict.fromkeys(norm.weights, Scale(growth**norm.power, norm.offset)))
         context = self.context
         pinned = [(context.pinned[node], stretched) for node, stretched in context.absorbed.items()]
-        spelled = [(context.spelled[node], spelled_scale(context, node)) for node in follows]
+        spelled = [(context.spelled[node], self._spelled[node]) for node in follows]
         for axis, stretched in (*pinned, *spelled):
             growth = _growth(axis, kept)
             for own in stretched if growth != 1 else ():
