@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from prunus.allocation import Budget, latency_ruler
-from prunus.allocation.rulers import left_of
+from prunus.allocation.rulers import Left, left_of
 from prunus.oneshot.latency import TOLERANCE
 from prunus.runtimes import Check, LatencyTable, device, latency_table
 from prunus.search.meter import Meter, Ruler, brought, uniform
@@ -34,7 +34,7 @@ class Timing:
     @property
     def ruler(self) -> Ruler:
         """Milliseconds by the table."""
-        return latency_ruler(self.table, left_of(self.space.graph, self.space.kind, (), {}))
+        return latency_ruler(self.table, self._left)
 
     def fit(self, budget: Budget, seed: int) -> None:
         """Measure a few structures near the budget, uniform and others, and correct the table by them."""
@@ -43,7 +43,7 @@ class Timing:
         choices = {uniform(meter)}
         for _ in range(_FITTED):
             choices.add(brought(meter, [knob.at(draw.random() * knob.top / knob.size) for knob in meter.knobs], 1.0))
-        self.table.refit([self._sizes(expanded(meter.knobs, choice)) for choice in sorted(choices)])
+        self.table.refit([self._left(expanded(meter.knobs, choice))[0] for choice in sorted(choices)])
 
     def checked(self, ranked: tuple[tuple[int, Counts], ...], asked: float) -> Mapping[int, Check]:
         """Measure whole candidates, given as (number, counts) with the best first, until one keeps to the budget.
@@ -53,17 +53,18 @@ class Timing:
         found: dict[int, Check] = {}
         off = 1.0
         for number, counts in ranked:
-            sizes = self._sizes(counts)
-            if found and self.table.predict(sizes) / self.table.dense_ms * off > asked * (1 + TOLERANCE):
+            left = self._left(counts)
+            if found and self.table.predict(*left) / self.table.dense_ms * off > asked * (1 + TOLERANCE):
                 continue
-            found[number] = self.table.measure(sizes)
+            found[number] = self.table.measure(*left)
             if is_close(found[number], asked) or len(found) == _CHECKED:
                 break
             off = sum(check.measured / check.predicted for check in found.values()) / len(found)
         return found
 
-    def _sizes(self, counts: Counts) -> dict[str, int]:
-        return {name: self.space.graph[name].size - count for name, count in counts.items() if count}
+    @property
+    def _left(self) -> Left:
+        return left_of(self.space.graph, self.space.kind, (), {})
 
 
 def is_close(check: Check, asked: float) -> bool:
