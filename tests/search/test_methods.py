@@ -3,6 +3,7 @@
 import itertools
 import math
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -120,7 +121,36 @@ def test_netadapt_keeps_the_most_accurate_and_goes_on_from_its_weights():
     book = run(NetAdapt(step=0.2, decay=1.0), toy(bench=Bench()))
     rounds = [list(g) for _, g in itertools.groupby(book.store.trials[1:], key=lambda t: t.notes["round"])]
     assert [trial.number for trial in book.store.trials] == list(range(len(book.store)))
-    assert book.kept.weights["history"] == [sum(group[0].counts.values()) for group in rounds]
+    assert book.weights["history"] == [sum(group[0].counts.values()) for group in rounds]
+    assert book.kept == rounds[-1][0].number
+
+
+@pytest.mark.parametrize("off", [1.0, 1.2])
+def test_netadapt_goes_on_until_what_is_measured_keeps_to_the_budget(off, tmp_path):
+    found, looked = knobs(4, 40, top=36), []
+    price = linear_cost(found)
+
+    def excess(counts):  # the whole costs more than the meter knows
+        looked.append(dict(counts))
+        left, dense = price(counts)
+        return max(0.0, off * left / dense / 0.5 - 1)
+
+    def problem():
+        return replace(toy(found=found, ruler=price), excess=excess)
+
+    book = run(NetAdapt(step=0.06, decay=0.97), problem(), tmp_path / "s.jsonl")
+    kept = book.store.trials[book.kept]
+    assert (len(looked) > 1) == (off > 1)
+    assert looked[-1] == dict(kept.counts)
+    assert 0.45 < off * kept.share <= 0.5
+    again = run(NetAdapt(step=0.06, decay=0.97), problem(), tmp_path / "s.jsonl")
+    assert (again.kept, again.store.trials) == (book.kept, book.store.trials)
+
+
+def test_netadapt_ends_with_the_most_that_may_go_where_the_measure_never_keeps_to_the_budget():
+    found = knobs(4, 8, top=6)
+    book = run(NetAdapt(), replace(toy("macs=0.5", found=found), excess=lambda counts: 0.1))
+    assert list(book.store.trials[book.kept].counts.values()) == [6] * 4
 
 
 def test_netadapt_says_beforehand_that_its_savings_never_add_up():

@@ -10,7 +10,7 @@ import torch
 from prunus import zoo
 from prunus.axes import trace
 from prunus.runtimes import LatencyTable, register_device
-from prunus.search import Evolve, search
+from prunus.search import Evolve, NetAdapt, search
 from runtimes.counting import Counting
 
 ASKED = 0.6
@@ -59,10 +59,11 @@ def found(on, method=None, **more):
     return model, x, search(model, x, close, method=method or Evolve(trials=40), target=f"latency={ASKED}@{on}", **more)
 
 
+@pytest.mark.parametrize("method", [Evolve(trials=40), NetAdapt(step=0.1)], ids=["evolve", "netadapt"])
 @pytest.mark.parametrize("on", ["counting", "curved", "jumpy"])
-def test_the_best_keeps_to_the_latency_of_the_whole_model(on):
+def test_the_best_keeps_to_the_latency_of_the_whole_model(on, method):
     register_device("counting", Counting)
-    model, x, result = found(on)
+    model, x, result = found(on, method)
     device = {"counting": Counting, "curved": Curved, "jumpy": Jumpy}[on]()
     times = device.timed(
         {name: device.prepare(m, (x,)) for name, m in {"dense": model, "small": result.plan().apply(model)}.items()},
@@ -83,6 +84,14 @@ def test_of_the_candidates_that_keep_to_it_the_best_is_taken():
     assert result.best == kept[0]
     earlier = [t for t in result.ranked if t.number in result.checks][:-1]
     assert all(result.checks[t.number].measured > ASKED * 1.03 for t in earlier)
+
+
+@pytest.mark.parametrize("method", [Evolve(trials=10), NetAdapt(step=0.2)], ids=["evolve", "netadapt"])
+def test_a_finished_search_says_what_was_measured_then(method, tmp_path, monkeypatch):
+    _, _, result = found("curved", method, store=tmp_path / "s.jsonl")
+    monkeypatch.setattr(Curved, "__init__", lambda self: Counting.__init__(self, 5e6, 0.6))  # another day
+    _, _, again = found("curved", method, store=tmp_path / "s.jsonl")
+    assert (again.best, again.checks) == (result.best, result.checks)
 
 
 def test_a_refit_explains_structures_alike():

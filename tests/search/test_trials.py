@@ -8,8 +8,8 @@ import pytest
 
 from prunus.errors import FileError, InputError
 from prunus.search import AMC, NetAdapt, Trial, TrialStore, pareto
-from prunus.search.prices import Prices
 from prunus.search.problem import read_metrics
+from prunus.search.remembered import Remembered
 from prunus.training.files import read_lines
 from search.toys import run, toy
 
@@ -137,7 +137,7 @@ def test_a_trial_read_from_a_file_has_no_plan():
         trial().plan()
 
 
-def test_measured_prices_are_asked_for_once_also_after_a_kill(tmp_path):
+def test_what_was_measured_is_asked_for_once_also_after_a_kill(tmp_path):
     asked = []
 
     def watch(counts):  # another figure at every look
@@ -145,12 +145,12 @@ def test_measured_prices_are_asked_for_once_also_after_a_kill(tmp_path):
         return float(len(asked)), 10.0
 
     path = tmp_path / "s.jsonl.prices"
-    first = Prices(watch, path)
+    first = Remembered(watch, path)
     assert [first({"a": 1, "b": 2}), first({"b": 2, "a": 1}), first({"a": 2, "b": 2})] == [(1, 10), (1, 10), (2, 10)]
     path.write_bytes(path.read_bytes() + b'{"counts": [["a", 3')
-    again = Prices(watch, path)
+    again = Remembered(watch, path)
     assert [again({"a": 2, "b": 2}), again({"a": 3, "b": 2}), again({"a": 1, "b": 2})] == [(2, 10), (3, 10), (1, 10)]
-    assert Prices(watch, path)({"a": 3, "b": 2}) == (3, 10)
+    assert Remembered(watch, path)({"a": 3, "b": 2}) == (3, 10)
     path.write_text('{"price": 3}\n')
-    with pytest.raises(FileError, match="has a line that is no price"):
-        Prices(watch, path)
+    with pytest.raises(FileError, match="has a line of another form"):
+        Remembered(watch, path)

@@ -48,6 +48,12 @@ class Budget:
             return value >= self.limit
         return value <= (self.limit * dense if self.relative else self.limit)
 
+    def allowed(self, dense: float) -> float:
+        """Return the share of the dense model that may be left, by its figure; of a sparsity, the density."""
+        if self.quantity == "sparsity":
+            return 1 - self.limit
+        return self.limit if self.relative else self.limit / dense
+
     def unused(self, value: float, dense: float) -> float:
         """Return the share of what may be left that a model does not use; negative where it exceeds the budget.
 

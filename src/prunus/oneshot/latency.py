@@ -70,7 +70,7 @@ def meet_latency(
     on = device(budget.device or "torch")
     table = latency_table(graph, on)
     ruler = latency_ruler(table, left)
-    asked = budget.limit if budget.relative else budget.limit / table.dense_ms
+    asked = budget.allowed(table.dense_ms)
     if asked >= 1:
         raise InputError(f"budget {budget} is met by the dense model, which takes {table.dense_ms:.3g} ms on {on}")
 

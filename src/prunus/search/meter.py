@@ -41,10 +41,7 @@ class Meter:
     @property
     def limit(self) -> float:
         """The share that may be left."""
-        if self.budget.quantity == "sparsity":
-            return 1 - self.budget.limit
-        dense = self.ruler(expanded(self.knobs, self.whole))[1]
-        return self.budget.limit if self.budget.relative else self.budget.limit / dense
+        return self.budget.allowed(self.ruler(expanded(self.knobs, self.whole))[1])
 
     @property
     def whole(self) -> Choice:

@@ -38,32 +38,34 @@ class NetAdapt:
         """Go round until the budget holds; what a round kept is on disk before the next begins."""
         meter, state = problem.meter, StateFile.beside(book.store)
         self._check_reach(meter)
-        choice, kept, number = meter.whole, None, 0
+        choice, before, number = meter.whole, None, 0
         saved = state.load()
         if saved is not None:
-            choice, number = tuple(saved["choice"]), int(saved["rounds"])
-            kept = Outcome({}, saved["units"], saved["weights"])
+            choice, number, book.kept = tuple(saved["choice"]), int(saved["rounds"]), int(saved["kept"])
+            before = Outcome({}, saved["units"], saved["weights"])
             book.go_on_at(int(saved["next"]))
         bench = _Judging(problem) if problem.bench is None else problem.bench
-        while not meter.is_met(choice):
-            goal = max(meter.limit, meter.share(choice) - self.step * self.decay**number)
+        while (wanted := _wanted(problem, choice)) is not None:
+            goal = max(wanted, meter.share(choice) - self.step * self.decay**number)
             proposals = [cut for at in range(len(choice)) if (cut := proposal(meter, choice, at, goal)) is not None]
+            if not proposals and meter.is_met(choice):
+                break  # what was measured is above the budget, and stays so
             if not proposals:
                 raise InputError(
                     f"netadapt comes to {meter.share(choice):.3f} of the dense model, and no target can lose enough "
                     "more; raise max_ratio= or lower step"
                 )
-            total = book.number + len(proposals) * self._rounds(meter, choice, number)
-            choice, kept = _round(book, bench, kept, proposals, number, total)
+            total = book.number + len(proposals) * self._rounds(meter.share(choice), wanted, number)
+            choice, book.kept, before = _round(book, bench, before, proposals, number, total)
             number += 1
-            done = {"choice": choice, "rounds": number, "next": book.number}
-            state.save({**done, "units": _plain(kept.units), "weights": kept.weights})
-        book.kept = kept
+            done = {"choice": choice, "rounds": number, "next": book.number, "kept": book.kept}
+            state.save({**done, "units": _plain(before.units), "weights": before.weights})
+        book.weights = None if before is None else before.weights
 
-    def _rounds(self, meter: Meter, choice: Choice, number: int) -> int:
+    def _rounds(self, share: float, wanted: float, number: int) -> int:
         """Estimate how many rounds are left, this one included."""
-        share, rounds = meter.share(choice), 0
-        while share > meter.limit and rounds < 10_000:
+        rounds = 0
+        while share > wanted and rounds < 10_000:
             share, rounds = share - self.step * self.decay ** (number + rounds), rounds + 1
         return rounds
 
@@ -77,10 +79,19 @@ class NetAdapt:
             )
 
 
+def _wanted(problem: Problem, choice: Choice) -> float | None:
+    """Return the share of the dense model to get to; None where a choice meets the budget, measured if it has to be."""
+    meter = problem.meter
+    if not meter.is_met(choice):
+        return meter.limit
+    excess = 0.0 if problem.excess is None else problem.excess(expanded(meter.knobs, choice))
+    return meter.share(choice) / (1 + excess) if excess > 0 else None
+
+
 def proposal(meter: Meter, choice: Choice, at: int, goal: float) -> Choice | None:
     """Return the choice with one knob turned on to the first step that leaves at most `goal`; None where none does.
 
-    goal: a share of the dense model; at the budget's own limit, the budget decides.
+    goal: a share of the dense model; at the budget's own limit, the budget decides, below it the share alone.
     """
     knob = meter.knobs[at]
 
@@ -88,7 +99,8 @@ def proposal(meter: Meter, choice: Choice, at: int, goal: float) -> Choice | Non
         return (*choice[:at], knob.steps[place], *choice[at + 1 :])
 
     def holds(place: int) -> bool:
-        return meter.is_met(turned(place)) or meter.share(turned(place)) <= goal
+        found = turned(place)
+        return meter.share(found) <= goal or (goal >= meter.limit and meter.is_met(found))
 
     start, last = knob.place(choice[at]) + 1, len(knob.steps) - 1
     if start > last or not holds(last):
@@ -98,8 +110,8 @@ def proposal(meter: Meter, choice: Choice, at: int, goal: float) -> Choice | Non
 
 def _round(
     book: Book, bench: Bench, before: Outcome | None, proposals: list[Choice], number: int, total: int
-) -> tuple[Choice, Outcome]:
-    """Judge all proposals of a round, write each down, and return the most accurate with its weights."""
+) -> tuple[Choice, int, Outcome]:
+    """Judge all proposals of a round, write each down, and return the most accurate, its number, and its weights."""
     found: list[Trial] = []
     while len(found) < len(proposals) and (trial := book.stored(proposals[len(found)])) is not None:
         found.append(trial)
@@ -118,7 +130,7 @@ def _round(
     best = max(range(len(found)), key=lambda at: (rank(found[at]), -found[at].share))
     if best not in outcomes:  # judged before an interruption: its weights come out the same once more
         outcomes[best] = next(iter(bench.outcomes(before, [jobs[best]])))[1]
-    return proposals[best], outcomes[best]
+    return proposals[best], found[best].number, outcomes[best]
 
 
 @dataclass(frozen=True)

@@ -46,12 +46,15 @@ class Problem:
 
     judge: the metrics of the one-shot pruned model, by units that go per target.
     bench: trains candidates, for methods that do; None where candidates are judged as they are pruned.
+    excess: by what share a whole candidate was measured above the budget, 0 where it keeps to it; None where the
+        meter's figures are exact.
     """
 
     meter: Meter
     judge: Callable[[Counts], Metrics]
     mode: Mode = "max"
     bench: Bench | None = None
+    excess: Callable[[Counts], float] | None = None
 
     @property
     def knobs(self) -> tuple[Knob, ...]:
@@ -76,13 +79,14 @@ class Book:
     """The trials of one search, numbered; what is in the store already is not measured again.
 
     A candidate that was seen before takes over its metrics: one-shot pruning is deterministic.
-    kept: what NetAdapt's last round kept, with its weights.
+    kept: the trial that NetAdapt's last round kept. weights: its weights, where candidates were trained.
     """
 
     problem: Problem
     store: TrialStore
     progress: Progress | None = None
-    kept: Outcome | None = field(default=None, init=False)
+    kept: int | None = field(default=None, init=False)
+    weights: Mapping[str, Any] | None = field(default=None, init=False)
     _next: int = field(default=1, init=False)
 
     def __post_init__(self) -> None:

@@ -23,7 +23,8 @@ class SearchResult:
     """Every candidate of a search, and which of them are worth having.
 
     trials: in their order, the dense model first. sizes: target -> its units.
-    weights: NetAdapt's, in the dense shapes, where candidates were trained: load them before the plan is applied.
+    kept: the trial to which NetAdapt came. weights: its weights, in the dense shapes, where candidates were trained:
+        load them before the plan is applied.
     proof: that the best one thinned computes what it does masked; None where nothing is thinned.
     checks: trial -> its latency as looked up and as its whole model measured; the best is among them, where any are.
     """
@@ -35,6 +36,7 @@ class SearchResult:
     criterion: str
     trials: tuple[Trial, ...]
     sizes: Mapping[str, int]
+    kept: int | None = None
     weights: Mapping[str, Tensor] | None = field(default=None, repr=False)
     proof: Proof | None = None
     checks: Mapping[int, Check] = field(default_factory=dict)
@@ -43,8 +45,11 @@ class SearchResult:
     def best(self) -> Trial:
         """The candidate within the budget that earned the highest reward, or, without rewards, the best metric.
 
-        Where whole models were measured, of those that keep to a latency within 3 %, or else the fastest.
+        Where whole models were measured, of those that keep to a latency within 3 %, or else the fastest. Of NetAdapt,
+        the one that it came to.
         """
+        if self.kept is not None:
+            return self.trials[self.kept]
         if not self.checks:
             return self.ranked[0]
         checked = [trial for trial in self.ranked if trial.number in self.checks]
@@ -61,8 +66,7 @@ class SearchResult:
     @property
     def asked(self) -> float:
         """The budget as a share of the dense model's figure."""
-        dense = self.trials[0].value
-        return self.budget.limit if self.budget.relative else self.budget.limit / dense
+        return self.budget.allowed(self.trials[0].value)
 
     @cached_property
     def front(self) -> tuple[Trial, ...]:

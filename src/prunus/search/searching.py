@@ -26,8 +26,8 @@ from prunus.search.amc import AMC
 from prunus.search.environment import Adaptation, Evaluate, Judge, Train
 from prunus.search.meter import Meter, Ruler
 from prunus.search.netadapt import NetAdapt
-from prunus.search.prices import Prices
 from prunus.search.problem import Book, Method, Problem, Progress
+from prunus.search.remembered import Remembered
 from prunus.search.result import SearchResult
 from prunus.search.sampled import Bayes, Evolve
 from prunus.search.space import Space, find_space
@@ -107,25 +107,29 @@ def search(
     space = find_space(
         graph, kind, rank, targets=targets, protect=protect, round_to=step, max_ratio=max_ratio, seen=seen
     )
-    timing = Timing.of(space, budget) if ruler is None else None
+    timing = Timing.of(space, budget, _beside(store, "checks")) if ruler is None else None
     if timing is not None:
         timing.fit(budget, seed)
         price = timing.ruler
     else:
         price = ruler_of(graph, budget, kind, space.targets, space.scored) if ruler is None else ruler
     if store is not None and (budget.quantity == "latency" or ruler is not None):
-        price = Prices(price, Path(f"{os.fspath(store)}.prices"))
+        price = Remembered(price, _beside(store, "prices"))
     meter = Meter(budget, space.knobs, price)
     meter.check()
     judge = Judge(space, model, evaluate, seed, None if solver is None else read_solver(solver), seen)
     hands = find_executor(workers, executor)
     bench = None if train is None else Adaptation(space, model, evaluate, train, seed, hands, seen)
-    problem = Problem(meter, judge, mode, bench)
+    problem = Problem(meter, judge, mode, bench, None if timing is None else timing.excess)
     mark = _mark(model, chosen, budget, seed, mode, space, train, solver)
     with random_state():
         book = Book(problem, TrialStore(store, mark), progress)
         chosen.run(problem, book, seed)
     return _result(book, space, chosen, budget, mode, timing)
+
+
+def _beside(store: str | os.PathLike[str] | None, suffix: str) -> Path | None:
+    return None if store is None else Path(f"{os.fspath(store)}.{suffix}")
 
 
 def find_method(method: str | Method, trials: int | None = None) -> Method:
@@ -180,12 +184,11 @@ def _result(
 ) -> SearchResult:
     maker = _Maker(space, method.name)
     trials = tuple(replace(trial, maker=maker) for trial in book.store.trials)
-    weights = None if book.kept is None or book.kept.weights is None else dict(book.kept.weights)
-    result = SearchResult(method.name, budget, mode, space.kind.name, space.rank.name, trials, _sizes(space), weights)
+    names = (method.name, budget, mode, space.kind.name, space.rank.name)
+    result = SearchResult(*names, trials, _sizes(space), kept=book.kept, weights=book.weights)
     if timing is not None:
-        ranked = result.ranked if weights is None else result.ranked[:1]  # the weights are those of one candidate
-        asked = tuple((trial.number, trial.counts) for trial in ranked)
-        result = replace(result, checks=timing.checked(asked, result.asked))
+        ranked = result.ranked if book.kept is None else (result.best,)
+        result = replace(result, checks=timing.checked((trial.number, trial.counts) for trial in ranked))
     if space.is_coupled and any(result.best.counts.values()):
         proof, _ = result.best.plan().prove(unwrapped(space.graph.model))
         return replace(result, proof=proof)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import astuple, dataclass
+from functools import cached_property
+from pathlib import Path
 
 from prunus.allocation import Budget, latency_ruler
 from prunus.allocation.rulers import Left, left_of
 from prunus.oneshot.latency import TOLERANCE
 from prunus.runtimes import Check, LatencyTable, device, latency_table
 from prunus.search.meter import Meter, Ruler, brought, uniform
+from prunus.search.remembered import Remembered
 from prunus.search.space import Counts, Space, expanded
 
 _FITTED, _CHECKED = 3, 8
@@ -18,18 +21,23 @@ _FITTED, _CHECKED = 3, 8
 
 @dataclass(frozen=True)
 class Timing:
-    """The latency of a search's candidates on a device."""
+    """The latency of a search's candidates on a device.
+
+    asked: the share of the dense model's. path: where what is measured of whole candidates is kept, if anywhere.
+    """
 
     space: Space
     table: LatencyTable
+    asked: float
+    path: Path | None
 
     @classmethod
-    def of(cls, space: Space, budget: Budget) -> Timing | None:
+    def of(cls, space: Space, budget: Budget, path: Path | None) -> Timing | None:
         """Return it for a latency that can be measured here; None for any other budget."""
         if budget.quantity != "latency" or not space.is_coupled:
             return None
         table = latency_table(space.graph, device(budget.device or "torch"))
-        return cls(space, table) if isinstance(table, LatencyTable) else None
+        return cls(space, table, budget.allowed(table.dense_ms), path) if isinstance(table, LatencyTable) else None
 
     @property
     def ruler(self) -> Ruler:
@@ -45,7 +53,16 @@ class Timing:
             choices.add(brought(meter, [knob.at(draw.random() * knob.top / knob.size) for knob in meter.knobs], 1.0))
         self.table.refit([self._left(expanded(meter.knobs, choice))[0] for choice in sorted(choices)])
 
-    def checked(self, ranked: tuple[tuple[int, Counts], ...], asked: float) -> Mapping[int, Check]:
+    def check(self, counts: Counts) -> Check:
+        """Measure a whole candidate, or say what was measured of it before."""
+        return Check(*self._measured(counts))
+
+    def excess(self, counts: Counts) -> float:
+        """Return by what share a whole candidate was measured above the budget, 0 where it keeps to it within 3 %."""
+        check = self.check(counts)
+        return 0.0 if is_close(check, self.asked) else check.measured / self.asked - 1
+
+    def checked(self, ranked: Iterable[tuple[int, Counts]]) -> Mapping[int, Check]:
         """Measure whole candidates, given as (number, counts) with the best first, until one keeps to the budget.
 
         Those that are too slow by what the others show are passed over.
@@ -54,13 +71,17 @@ class Timing:
         off = 1.0
         for number, counts in ranked:
             left = self._left(counts)
-            if found and self.table.predict(*left) / self.table.dense_ms * off > asked * (1 + TOLERANCE):
+            if found and self.table.predict(*left) / self.table.dense_ms * off > self.asked * (1 + TOLERANCE):
                 continue
-            found[number] = self.table.measure(*left)
-            if is_close(found[number], asked) or len(found) == _CHECKED:
+            found[number] = self.check(counts)
+            if is_close(found[number], self.asked) or len(found) == _CHECKED:
                 break
             off = sum(check.measured / check.predicted for check in found.values()) / len(found)
         return found
+
+    @cached_property
+    def _measured(self) -> Remembered[tuple[float, float, float]]:
+        return Remembered(lambda counts: astuple(self.table.measure(*self._left(counts))), self.path)
 
     @property
     def _left(self) -> Left:
