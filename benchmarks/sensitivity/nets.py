@@ -63,19 +63,19 @@ def batches(pair: tuple[Tensor, Tensor], size: int) -> Batches:
 NETS = {
     "resnet20": Net(
         lambda: trained("resnet20", 20_000, 2),
-        lambda: batches(fashion("validation", 300), 50),
-        "ResNet-20 (16-32-64, 272,186 parameters), trained 2 epochs on 20,000 images of Fashion-MNIST; judged on 300 "
+        lambda: batches(fashion("validation", 2000), 50),
+        "ResNet-20 (16-32-64, 272,186 parameters), trained 2 epochs on 20,000 images of Fashion-MNIST; judged on 2000 "
         "validation images in batches of 50",
     ),
     "vgg16_bn_cifar": Net(
         lambda: trained("vgg16_bn_cifar", 3000, 3, 32),
-        lambda: batches(fashion("validation", 100, 32), 25),
-        "VGG-16 for 32 × 32 (14,986,570 parameters), trained 3 epochs on 3000 images of Fashion-MNIST; judged on 100 "
+        lambda: batches(fashion("validation", 400, 32), 25),
+        "VGG-16 for 32 × 32 (14,986,570 parameters), trained 3 epochs on 3000 images of Fashion-MNIST; judged on 400 "
         "validation images in batches of 25",
     ),
     "lite0": Net(
         lite0,
-        lambda: batches(photos(), 10)[:1],
-        "EfficientNet-Lite0 with its ImageNet weights; judged on the first ten of foolbox's photos",
+        lambda: batches(photos(), 10),
+        "EfficientNet-Lite0 with its ImageNet weights; judged on foolbox's photos in batches of 10",
     ),
 }

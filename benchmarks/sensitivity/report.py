@@ -14,9 +14,8 @@ ABOUT = f"""
 Each target alone is pruned to {", ".join(f"{level:.0%}" for level in LEVELS)} and judged. *Naive* is one evaluation per
 cell; *ours* is `perform_sensitivity_analysis` with an `Evaluation`, one process, one thread. Both go through the
 targets in {PARTS} shares, in turns, in the same process; ours surveys the dense model anew in each. **Every number of
-both tables is equal, bit for bit**; the run stops otherwise. The machine was shared, about ten
-processes on two cores: read the ratios, first of all that of processor time. Passes are cut by wall time, so a busy
-machine makes more of them, and each runs the dense model once.
+both tables is equal, bit for bit**; the run stops otherwise. Read the ratios, first of all that of processor
+time. Passes are cut by wall time, so a busy machine makes more of them, and each runs the dense model once.
 
 *Bound* is what leaving out operations that do not depend on the pruned weight can give: the multiply-adds of one pass
 per cell over those that do depend on its target. A net whose layers cost alike has a bound of about 2, as half of it
@@ -75,7 +74,7 @@ def _verdict(lines: Sequence[dict[str, Any]]) -> str:
     who = f"Only {', '.join(reached)} reach" if reached else "None reaches"
     return (
         f"{who} {MEANT}: the bound itself is below it. Equal bits leave no other way than to run what depends on the "
-        "weight. Early stopping gives more, approximately; workers do where cores are free, which they were not here."
+        "weight. Workers give more where cores are free, early stopping does approximately."
     )
 
 
@@ -83,7 +82,7 @@ def _more(line: dict[str, Any]) -> str:
     return (
         f"## Workers and early stopping, {line['net']}, single weights\n\n"
         f"Wall time: one process {line['alone']:.0f} s, two workers {line['two workers']:.0f} s "
-        f"({line['alone'] / line['two workers']:.2f} times sooner; the same numbers; the machine was shared), "
+        f"({line['alone'] / line['two workers']:.2f} times sooner; the same numbers), "
         f"`approximate={APPROXIMATE}` {line['approximate']:.0f} s "
         f"({line['alone'] / line['approximate']:.2f} times sooner): {line['stopped']} of {line['cells']} cells stopped "
         f"early, the worst is off by {line['worst']:.3f}."

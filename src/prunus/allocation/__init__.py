@@ -8,13 +8,28 @@ from prunus.allocation.erdos_renyi import ErdosRenyi, ErdosRenyiKernel
 from prunus.allocation.kinds import Global, PerLayer, Uniform, allocator
 from prunus.allocation.lamp import Lamp, lamp_scores
 from prunus.allocation.linear import Linear
+from prunus.allocation.meeting import meet
 from prunus.allocation.owl import Owl
-from prunus.allocation.rulers import Counts, Ruler, dropped, is_structured, latency_ruler, left_of, ruler_of
+from prunus.allocation.rulers import (
+    Counts,
+    Left,
+    Ruler,
+    check_quantity,
+    dropped,
+    is_structured,
+    latency_ruler,
+    left_of,
+    ruler_of,
+    structure_ruler,
+    zeros_ruler,
+)
 from prunus.allocation.scoring import measure_for, score_for
 from prunus.allocation.thresholds import Sensitivity, Splicing, Threshold
+from prunus.allocation.timing import TOLERANCE, Timing, approach, meet_latency
 
 __all__ = [
     "QUANTITIES",
+    "TOLERANCE",
     "Allocator",
     "Budget",
     "Counts",
@@ -23,6 +38,7 @@ __all__ = [
     "FromCurves",
     "Global",
     "Lamp",
+    "Left",
     "Linear",
     "Measuring",
     "Owl",
@@ -34,9 +50,12 @@ __all__ = [
     "Sensitivity",
     "Splicing",
     "Threshold",
+    "Timing",
     "Uniform",
     "allocator",
+    "approach",
     "auto_step",
+    "check_quantity",
     "check_ratio",
     "cut",
     "dropped",
@@ -46,10 +65,14 @@ __all__ = [
     "left_of",
     "levelled",
     "measure_for",
+    "meet",
+    "meet_latency",
     "num_kept",
     "num_pruned",
     "parse_budget",
     "ruler_of",
     "score_for",
+    "structure_ruler",
     "with_floors",
+    "zeros_ruler",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from prunus.allocation.counts import check_ratio
 from prunus.errors import InputError, NameNotFound, naming
@@ -53,6 +53,16 @@ class Budget:
         if self.quantity == "sparsity":
             return 1 - self.limit
         return self.limit if self.relative else self.limit / dense
+
+    def eased(self, progress: float, dense: float) -> Budget:
+        """Return the budget on the way to this one: none at progress 0, this one at 1.
+
+        dense: the dense model's figure.
+        """
+        if progress >= 1:
+            return self
+        whole = 0.0 if self.quantity == "sparsity" else 1.0 if self.relative else dense
+        return replace(self, limit=whole + (self.limit - whole) * progress)
 
     def unused(self, value: float, dense: float) -> float:
         """Return the share of what may be left that a model does not use; negative where it exceeds the budget.

@@ -41,8 +41,13 @@ def ruler_of(
     Raises InputError where zeros do not lower the quantity.
     """
     if not is_structured(kind):
-        return _zeros(graph, budget, targets)
-    left = left_of(graph, kind, targets, scored)
+        check_quantity(budget, kind)
+        return zeros_ruler(budget, targets, graph.size().params)
+    return structure_ruler(graph, budget, left_of(graph, kind, targets, scored))
+
+
+def structure_ruler(graph: Graph, budget: Budget, left: Left) -> Ruler:
+    """Return a function from counts to the budget's quantity of the structure that is left, pruned and dense."""
     if budget.quantity == "latency":
         return latency_ruler(latency_table(graph, device(budget.device or "torch")), left)
     if budget.quantity == "energy":
@@ -80,7 +85,10 @@ def _sizes(graph: Graph, budget: Budget, left: Left) -> Ruler:
     return size
 
 
-def _zeros(graph: Graph, budget: Budget, targets: Sequence[Target]) -> Ruler:
+def check_quantity(budget: Budget, kind: Granularity) -> None:
+    """Raise InputError where a budget's quantity is not lowered by zeros, and zeros are all that there will be."""
+    if is_structured(kind):
+        return
     if budget.quantity == "latency":
         raise InputError(
             f"zeros do not become speed on {budget.device}: its kernels multiply them like any other number; ask for "
@@ -90,8 +98,12 @@ def _zeros(graph: Graph, budget: Budget, targets: Sequence[Target]) -> Ruler:
         raise InputError(
             f"zeroed elements do not lower {budget.quantity}; ask for sparsity= or nnz=, or use granularity='filter'"
         )
+
+
+def zeros_ruler(budget: Budget, targets: Sequence[Target], params: int) -> Ruler:
+    """Return a function from counts to the share of zeros among the targets, or to the non-zeros of all parameters."""
     elements = {t.name: t.parts[0].units.shape.numel() / max(1, t.num_units) for t in targets}
-    total, params = sum(t.parts[0].units.shape.numel() for t in targets), graph.size().params
+    total = sum(t.parts[0].units.shape.numel() for t in targets)
 
     def zeros(counts: Counts) -> tuple[float, float]:
         gone = sum(count * elements[name] for name, count in counts.items())

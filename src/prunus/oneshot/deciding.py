@@ -17,6 +17,8 @@ from prunus.allocation import (
     left_of,
     levelled,
     measure_for,
+    meet,
+    meet_latency,
     parse_budget,
     ruler_of,
     score_for,
@@ -35,9 +37,8 @@ from prunus.granularity import (
     granularity,
     with_protection,
 )
-from prunus.oneshot.budgets import meet
-from prunus.oneshot.latency import meet_latency
 from prunus.plans import Plan, named_state
+from prunus.runtimes import device, latency_table
 from prunus.statistics import Loss, calibration
 
 
@@ -104,8 +105,8 @@ def plan(
     if budget is None:
         chosen = counts(1.0 if share.uses_progress or ratio is None else check_ratio("ratio", ratio))
     elif timed:
-        left = left_of(graph, kind, found, scored)
-        chosen, timing = meet_latency(graph, budget, counts, left, graph.equal, steps)
+        table, left = latency_table(graph, device(budget.device or "torch")), left_of(graph, kind, found, scored)
+        chosen, timing = meet_latency(table, budget, counts, left, graph.equal, steps)
     else:
         chosen = meet(budget, counts, ruler_of(graph, budget, kind, found, scored), graph.equal, steps)
     pruned = {t.name: t.parts[0].units.pick(scored[t.name].scores, chosen[t.name]) for t in found}

@@ -51,7 +51,8 @@ def _plan(graph: Graph, policy: Policy) -> Plan:
     rank = "l1" if criterion(policy.criterion).needs else policy.criterion
     return oneshot.plan(
         graph,
-        ratio=final_ratio(policy),
+        ratio=None if policy.target is not None else final_ratio(policy),
+        target=policy.target,
         granularity=unpermuted(policy.granularity),
         criterion=rank,
         allocation=policy.allocation,
@@ -63,7 +64,8 @@ def _plan(graph: Graph, policy: Policy) -> Plan:
 
 def _headline(policy: Policy) -> str:
     name = policy.name or policy.granularity
-    return f"{name}: {policy.granularity} by {policy.criterion}, {policy.allocation}, {policy.schedule}"
+    aim = "" if policy.target is None else f", {policy.target}"
+    return f"{name}: {policy.granularity} by {policy.criterion}, {policy.allocation}, {policy.schedule}{aim}"
 
 
 def _changes(graph: Graph, plan: Plan) -> list[str]:

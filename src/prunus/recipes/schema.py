@@ -153,8 +153,13 @@ class Policy(_Part):
     allocation: Annotated[Any, BeforeValidator(words.allocation), WithJsonSchema(_TEXT_OR_MAP)] = "uniform"
     schedule: Annotated[Any, BeforeValidator(words.schedule), WithJsonSchema(_TEXT_OR_MAP)]
     solver: Solver | None = Field(default=None, description="mend what is left at once: lstsq, admm, sparsegpt, …")
-    round_to: Annotated[int, Field(ge=1)] | Literal["auto"] = 1
+    round_to: Annotated[int, Field(ge=1)] | Literal["auto"] | None = Field(
+        default=None, description="what kept counts are multiples of; auto: of kernels' steps, default for a latency"
+    )
     max_ratio: Annotated[float, Field(gt=0, le=1)] = 1.0
+    target: Annotated[str, BeforeValidator(words.budget)] | None = Field(
+        default=None, description="what it may cost in the end, instead of schedule.final: macs=0.5, latency=0.6@torch"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Policy:

@@ -85,7 +85,7 @@ def search_recipe(
                 granularity=policy.granularity,
                 criterion=policy.criterion,
                 targets=policy.targets,
-                round_to=None if policy.round_to == 1 else policy.round_to,  # a latency then rounds by itself
+                round_to=policy.round_to,
                 store=place / "search.jsonl",
                 data=calibration(session),
                 progress=bar.at,
@@ -146,7 +146,9 @@ def _write(opened: Opened, result: SearchResult, place: Path) -> Path:
     best = result.best
     values["name"] = f"{values.get('name', opened.recipe.model.factory)} ({result.method}, {result.budget})"
     values["out"] = str(place / "run")
-    values["prune"]["policies"][0]["allocation"] = {"per_layer": result.ratios() or {"*": 0.0}}
+    policy = values["prune"]["policies"][0]
+    policy.pop("target", None)  # the ratios found say how much
+    policy["allocation"] = {"per_layer": result.ratios() or {"*": 0.0}}
     head = f"# {result.method} for {result.budget}: trial {best.number}, {best.share:.3f} left, {best.metric:.4g}\n"
     path.write_text(head + yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
     found = open_recipe(path)

@@ -10,6 +10,7 @@ from prunus.axes import Graph
 from prunus.criteria import criterion, pieces_of
 from prunus.errors import InputError
 from prunus.granularity import find_targets
+from prunus.schedules.aim import Aim
 from prunus.schedules.decide import Course
 from prunus.schedules.observing import needs_data
 from prunus.schedules.policy import Policy
@@ -36,7 +37,9 @@ def courses_of(
             raise InputError(f"two policies are named {policy.name!r}; choose another name for one of them")
         name = policy.name or _free_name(policy, courses)
         when = with_whole_times(schedule(policy.schedule), steps_per_epoch)
-        courses[name] = Course(name, policy, when, find_targets(model, policy.granularity, policy.targets, graph))
+        targets = find_targets(model, policy.granularity, policy.targets, graph)
+        aim = None if policy.budget is None else Aim(policy, policy.budget, targets, model, graph)
+        courses[name] = Course(name, policy, when, targets, aim)
     return list(courses.values())
 
 

@@ -12,6 +12,7 @@ from prunus.allocation import Regrowing, ScoredTarget, allocator, levelled, meas
 from prunus.criteria import criterion
 from prunus.errors import TrainingError
 from prunus.granularity import Target
+from prunus.schedules.aim import Aim
 from prunus.schedules.kinds import Schedule
 from prunus.schedules.policy import Policy
 from prunus.statistics import Statistics
@@ -21,14 +22,15 @@ from prunus.statistics import Statistics
 class Course:
     """A policy under way.
 
-    fraction: the one reached. pruned: the pruned units per target, (U,) bool. measured: per target, what the allocator
-    found at the first pruning.
+    aim: what the policy's budget asks for, if it has one. fraction: the one reached, with a budget the progress.
+    pruned: the pruned units per target, (U,) bool. measured: per target, what the allocator found at the first pruning.
     """
 
     name: str
     policy: Policy
     schedule: Schedule
     targets: Sequence[Target]
+    aim: Aim | None = None
     fraction: float = 0.0
     pruned: dict[str, Tensor] = field(default_factory=dict)
     measured: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -67,11 +69,13 @@ def choose(
     tensors: Mapping[str, Tensor],
     equal: Sequence[Sequence[str]] = (),
     statistics: Statistics | None = None,
+    others: Mapping[str, int] | None = None,
 ) -> dict[str, Tensor]:
     """Return the units to prune per target at a fraction, (U,) bool; what is pruned stays so unless it regrows.
 
     course: has measured what its allocator goes by. equal: sets of groups that must lose equally many units
-    (`Graph.equal`). statistics: what the criterion needs.
+    (`Graph.equal`). statistics: what the criterion needs. others: units left in the groups that other policies prune,
+    with which a budget counts.
     Raises TrainingError, naming the target, where weights are nan.
     """
     policy = course.policy
@@ -85,7 +89,7 @@ def choose(
         scored[target.name] = ScoredTarget.of(
             target,
             ranked,
-            round_to=policy.round_to,
+            round_to=policy.step,
             max_ratio=policy.max_ratio,
             pruned=before,
             measured=measured,
@@ -94,7 +98,18 @@ def choose(
     due = progress if share.uses_progress else fraction
     if isinstance(share, Regrowing):
         return share.chosen(scored, due)
-    counts = levelled(share.counts(scored, due), equal)
+    counts: Mapping[str, int]
+    if course.aim is None:
+        counts = levelled(share.counts(scored, due), equal)
+    else:
+        gone = {name: int(units.sum()) for name, units in course.pruned.items()}
+
+        def at(amount: float) -> dict[str, int]:
+            wished = levelled(share.counts(scored, amount), equal)
+            return {name: max(count, gone[name]) for name, count in wished.items()}
+
+        steps = {name: each.round_to for name, each in scored.items()}
+        counts = course.aim.counts(at, progress, others or {}, steps)
     return {t.name: _pick(t, scored[t.name].scores, counts[t.name], course.pruned[t.name]) for t in course.targets}
 
 

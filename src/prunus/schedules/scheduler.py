@@ -145,8 +145,11 @@ class PruningScheduler:
 
     def pruned_units(self) -> dict[str, Tensor]:
         """Return per coupled group that a policy aims at its pruned units, (size,) bool."""
+        return self._pruned_units(self._courses)
+
+    def _pruned_units(self, courses: Sequence[Course]) -> dict[str, Tensor]:
         units: dict[str, Tensor] = {}
-        for course in self._courses:
+        for course in courses:
             for target in course.targets:
                 if target.group is not None:
                     pruned = course.pruned[target.name]
@@ -248,7 +251,7 @@ class PruningScheduler:
         rank, gathered = criterion(course.policy.criterion), self._observer.gathered(course)
         seen = collect_for(self._model, rank, course.targets, self._calibration, gathered)
         equal = () if self._graph is None else self._graph.equal
-        pruned = choose(course, fraction, tensors, equal, seen)
+        pruned = choose(course, fraction, tensors, equal, seen, self._left_by_others(course))
         before = course.num_pruned
         with mended_(self._model, course.policy, self.masks, self._calibration) as facts:
             if self._fold_constants and self._graph is not None:
@@ -257,11 +260,17 @@ class PruningScheduler:
             self.masks.set_(course.name, masks_of(course, pruned, tensors), hide=course.regrows)
         course.fraction, course.pruned = fraction, pruned
         if course.num_pruned > before:
-            counted = {"fraction": fraction, "units": course.num_pruned, "of": course.num_units}
+            counted: dict[str, Any] = {"fraction": fraction, "units": course.num_pruned, "of": course.num_units}
+            if course.aim is not None and course.aim.timing is not None:
+                counted["latency"] = str(course.aim.timing)
             if self._repeats_the_last_note(course):
                 self.log.pop()
             self._note("pruned", policy=course.name, **counted, sparsity=self.sparsity, **facts)
             self._look_for_a_stop()
+
+    def _left_by_others(self, course: Course) -> dict[str, int]:
+        pruned = self._pruned_units([other for other in self._courses if other is not course])
+        return {name: int((~units).sum()) for name, units in pruned.items()}
 
     def _look_for_a_stop(self) -> None:
         for condition in self._stop:

@@ -8,9 +8,7 @@ from dataclasses import astuple, dataclass
 from functools import cached_property
 from pathlib import Path
 
-from prunus.allocation import Budget, latency_ruler
-from prunus.allocation.rulers import Left, left_of
-from prunus.oneshot.latency import TOLERANCE
+from prunus.allocation import TOLERANCE, Budget, Left, latency_ruler, left_of
 from prunus.runtimes import Check, LatencyTable, device, latency_table
 from prunus.search.meter import Meter, Ruler, brought, uniform
 from prunus.search.remembered import Remembered

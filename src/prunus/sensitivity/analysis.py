@@ -33,7 +33,9 @@ from prunus.statistics import Loss, calibration
 Progress = Callable[[int, int, str], None]
 
 _SHARES = 4
-"""Pieces of work for each worker: more balance the load, fewer repeat less of the dense model's work."""
+"""Pieces of work for each worker, at most: more balance the load, and less is lost with a killed one."""
+_WORTH = 50
+"""Cells for which a piece is worth its own look at the dense model, which takes about as long as five of them."""
 
 
 def perform_sensitivity_analysis(
@@ -182,7 +184,8 @@ class _Told:
 def _shared(engine: Engine, runner: Executor, cells: Sequence[Cell]) -> Iterator[tuple[Cell, Found]]:
     """Let workers measure shares of the targets."""
     names = list(dict.fromkeys(cell.key[0] for cell in cells))
-    count = min(len(names), _SHARES * getattr(runner, "workers", _SHARES))
+    workers = getattr(runner, "workers", _SHARES)
+    count = min(len(names), max(workers, min(_SHARES * workers, len(cells) // _WORTH)))
     shares = [set(names[number::count]) for number in range(count)]
     pieces = [[n for n, cell in enumerate(cells) if cell.key[0] in share] for share in shares]
     for _, found in runner.map(partial(_measure_share, engine, tuple(cells)), pieces):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from prunus.allocation import Budget, Ruler
+from prunus.allocation.budget import Budget
+from prunus.allocation.rulers import Ruler
 from prunus.errors import InputError, NothingToPrune
 
 CLOSE = 0.01

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from prunus import prune, zoo
+from prunus.allocation import TOLERANCE
 from prunus.axes import Graph, trace
 from prunus.costs import energy, energy_of_structure, macs
 from prunus.errors import InputError, NameNotFound
 from prunus.granularity import granularity, weight_targets
 from prunus.oneshot import plan
-from prunus.oneshot.latency import TOLERANCE
 from prunus.runtimes import device, register_device, step_for
 from prunus.runtimes.table import structure
 from runtimes.counting import Counting

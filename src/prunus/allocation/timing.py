@@ -6,12 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from prunus.allocation import Budget, Counts, latency_ruler
-from prunus.allocation.rulers import Left
-from prunus.axes import Graph
+from prunus.allocation.budget import Budget
+from prunus.allocation.meeting import meet
+from prunus.allocation.rulers import Left, latency_ruler
 from prunus.errors import InputError
-from prunus.oneshot.budgets import meet
-from prunus.runtimes import Check, LatencyTable, device, latency_table
+from prunus.runtimes import Check, GivenTable, LatencyTable
 
 TOLERANCE = 0.03
 """How far, relatively, a measured latency may lie from the one that was asked for."""
@@ -54,7 +53,7 @@ class Timing:
 
 
 def meet_latency(
-    graph: Graph,
+    table: LatencyTable | GivenTable,
     budget: Budget,
     counts: Callable[[float], dict[str, int]],
     left: Left,
@@ -63,24 +62,35 @@ def meet_latency(
 ) -> tuple[dict[str, int], Timing]:
     """Find counts by the table, measure the whole model against the dense one, correct, until both agree.
 
-    The arguments are those of `meet`. left: what counts leave of the model.
+    counts, equal, steps: as for `meet`. left: what counts leave of the model.
     Returns the counts that came closest, and how close. Raises InputError where the budget is out of reach, or needs
     nothing to be pruned.
     """
-    on = device(budget.device or "torch")
-    table = latency_table(graph, on)
-    ruler = latency_ruler(table, left)
-    asked = budget.allowed(table.dense_ms)
+    ruler, asked = latency_ruler(table, left), budget.allowed(table.dense_ms)
     if asked >= 1:
-        raise InputError(f"budget {budget} is met by the dense model, which takes {table.dense_ms:.3g} ms on {on}")
+        raise InputError(
+            f"budget {budget} is met by the dense model, which takes {table.dense_ms:.3g} ms on {table.device}"
+        )
+    return approach(
+        table,
+        asked,
+        lambda share: meet(replace(budget, limit=share, relative=True), counts, ruler, equal, steps, close=_AIM),
+        left,
+    )
 
-    def chosen_at(share: float) -> Counts:
-        return meet(replace(budget, limit=share, relative=True), counts, ruler, equal, steps, close=_AIM)
 
-    chosen = chosen_at(asked)
+def approach(
+    table: LatencyTable | GivenTable, asked: float, chosen_at: Callable[[float], dict[str, int]], left: Left
+) -> tuple[dict[str, int], Timing]:
+    """Ask for the share of the dense latency that leads to the one that is wanted, once whole models are measured.
+
+    asked: the share wanted. chosen_at: from a share, by any estimate of it, to counts; raises InputError out of reach.
+    Returns the counts that came closest, and how close; a latency that is only given is not measured.
+    """
+    on, chosen = str(table.device), chosen_at(asked)
     if not isinstance(table, LatencyTable):
-        return dict(chosen), Timing(asked, str(on), None, str(table))
-    tried: list[tuple[Counts, Check]] = []
+        return chosen, Timing(asked, on, None, str(table))
+    tried: list[tuple[dict[str, int], Check]] = []
     aim = asked
     while len(tried) < _TRIES and chosen not in [counts for counts, _ in tried]:
         check = table.measure(*left(chosen))
@@ -93,4 +103,4 @@ def meet_latency(
         except InputError:  # what the table says is out of reach now was not when it was first asked
             break
     best, check = min(tried, key=lambda pair: abs(pair[1].measured - asked))
-    return dict(best), Timing(asked, str(on), check, str(table))
+    return best, Timing(asked, on, check, str(table))
