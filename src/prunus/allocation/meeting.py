@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from prunus.allocation.budget import Budget
 from prunus.allocation.rulers import Ruler
 from prunus.errors import InputError, NothingToPrune
 
 CLOSE = 0.01
+_MOST = 1 - 1e-9
 
 
 def meet(
@@ -26,31 +28,58 @@ def meet(
     unused where a finer choice of units could use it.
     Raises InputError for a budget out of reach, NothingToPrune for one that the dense model meets.
     """
-    low, high = 0.0, 1 - 1e-9
-    if not any(counts(low).values()) and budget.is_met(*ruler(counts(low))):
+    if not any(counts(0.0).values()) and budget.is_met(*ruler(counts(0.0))):
         raise NothingToPrune(f"budget {budget} is met by the dense model as it is; ask for less")
-    if not budget.is_met(*ruler(counts(high))):
-        value, dense = ruler(counts(high))
+    if not budget.is_met(*ruler(counts(_MOST))):
+        value, dense = ruler(counts(_MOST))
         shown = f"{value / dense:.3f} of the dense model" if dense else f"{value:.3f}"
         raise InputError(
             f"budget {budget} is out of reach: {budget.quantity} gets to {shown} at most; see graph.frozen"
         )
+    bound = {name for names in equal for name in names}
+    sets = [*equal, *((name,) for name in counts(0.0) if name not in bound)]
+
+    def unused(chosen: Mapping[str, int]) -> float:
+        return budget.unused(*ruler(chosen))
+
+    chosen, mild = _mildest(budget, counts, ruler, sets, steps, close)
+    found = [chosen]
+    for names in sets if unused(chosen) > close else ():
+        spared = {name: mild[name] for name in names if chosen.get(name, 0) > mild.get(name, 0)}
+        if spared and budget.is_met(*ruler({**counts(_MOST), **spared})):  # a dear unit: let others make up for it
+            found.append(_mildest(budget, partial(_sparing, counts, spared), ruler, sets, steps, close)[0])
+    return min(found, key=unused)
+
+
+def _sparing(counts: Callable[[float], dict[str, int]], spared: Mapping[str, int], fraction: float) -> dict[str, int]:
+    return {**counts(fraction), **spared}
+
+
+def _mildest(
+    budget: Budget,
+    counts: Callable[[float], dict[str, int]],
+    ruler: Ruler,
+    sets: Sequence[tuple[str, ...]],
+    steps: Mapping[str, int],
+    close: float,
+) -> tuple[dict[str, int], dict[str, int]]:
+    """Return counts that meet the budget, and those of the mildest fraction that does not."""
+    low, high = 0.0, _MOST
     for _ in range(40):
         middle = (low + high) / 2
         low, high = (low, middle) if budget.is_met(*ruler(counts(middle))) else (middle, high)
     mild, chosen = counts(low), counts(high)
-    bound = {name for names in equal for name in names}
-    sets = [*equal, *((name,) for name in chosen if name not in bound)]
     for names in sets:
         returned = {**chosen, **{name: min(chosen[name], mild[name]) for name in names if name in chosen}}
         if budget.is_met(*ruler(returned)):
             chosen = returned
-    return _filled(budget, chosen, ruler, sets, steps, close)
+    return _filled(budget, chosen, counts(0.0), ruler, sets, steps, close), mild
 
 
 def _filled(
     budget: Budget,
     chosen: dict[str, int],
+    least: Mapping[str, int],
     ruler: Ruler,
     sets: Sequence[tuple[str, ...]],
     steps: Mapping[str, int],
@@ -62,7 +91,7 @@ def _filled(
     """
 
     def returned(names: Sequence[str]) -> dict[str, int]:
-        return {**chosen, **{n: max(0, chosen[n] - steps[n]) for n in names if n in chosen and n in steps}}
+        return {**chosen, **{n: max(least[n], chosen[n] - steps[n]) for n in names if n in chosen and n in steps}}
 
     def is_close() -> bool:
         return budget.unused(*ruler(chosen)) <= close

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
 import torch
 from torch import nn
 
+from prunus.allocation import Budget, parse_budget
 from prunus.axes import Graph
 from prunus.errors import NameNotFound
 from prunus.granularity import unpermuted
 from prunus.recipes.schema import Guard, Policy
-from prunus.recipes.session import Session
+from prunus.recipes.session import TRACED, Session
 from prunus.schedules import AccuracyGuard, PruningScheduler, parse_settings, schedule
 from prunus.statistics import Calibration
 from prunus.training import random_state, reseed
@@ -31,8 +33,10 @@ def build_scheduler(
     dense: the dense model's validation metrics, which the guard compares with.
     """
     words = session.recipe.prune
-    policies = [{**item.plain(), "granularity": unpermuted(item.granularity)} for item in words.policies]
-    settings = parse_settings({"policies": policies, "stop": words.stop})
+    policies = [
+        {**item.plain(), "granularity": unpermuted(item.granularity), **_target(item, graph)} for item in words.policies
+    ]
+    settings = parse_settings({"policies": policies, "stop": [of_batch(item, graph) for item in words.stop]})
     return PruningScheduler(
         model,
         optimizer,
@@ -68,6 +72,18 @@ class _SameBatches:
 def permuting(policies: Sequence[Policy]) -> list[Policy]:
     """Return the policies that want channels put in order first: at most one, as the schema checks."""
     return [words for words in policies if unpermuted(words.granularity) != words.granularity]
+
+
+def of_batch(words: str | Mapping[str, Any], graph: Graph | None) -> Budget:
+    """Read a budget; MACs of one sample become a share of the dense model's, since the graph counts a batch."""
+    budget = parse_budget(words)
+    if budget.quantity != "macs" or budget.relative or graph is None:
+        return budget
+    return replace(budget, limit=budget.limit * TRACED / graph.size().macs, relative=True)
+
+
+def _target(words: Policy, graph: Graph | None) -> dict[str, Budget]:
+    return {} if words.target is None else {"target": of_batch(words.target, graph)}
 
 
 def final_ratio(words: Policy) -> float:

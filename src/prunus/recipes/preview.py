@@ -11,7 +11,7 @@ from prunus.granularity import unpermuted
 from prunus.plans import Plan
 from prunus.recipes.opening import Opened
 from prunus.recipes.parts import find_parts
-from prunus.recipes.policies import final_ratio
+from prunus.recipes.policies import final_ratio, of_batch
 from prunus.recipes.schema import Policy, Prune, RegularizedLoop
 from prunus.recipes.session import TRACED
 from prunus.recipes.stages import make_regularizers
@@ -52,7 +52,7 @@ def _plan(graph: Graph, policy: Policy) -> Plan:
     return oneshot.plan(
         graph,
         ratio=None if policy.target is not None else final_ratio(policy),
-        target=policy.target,
+        target=None if policy.target is None else of_batch(policy.target, graph),
         granularity=unpermuted(policy.granularity),
         criterion=rank,
         allocation=policy.allocation,

@@ -24,12 +24,12 @@ from torch import nn
 
 from prunus.allocation import parse_budget
 from prunus.errors import InputError
-from prunus.recipes import stages
+from prunus.recipes import stages, words
 from prunus.recipes.beginning import begun
 from prunus.recipes.epochs import make_optimizer
 from prunus.recipes.folder import open_folder
 from prunus.recipes.opening import Opened, moved, open_recipe
-from prunus.recipes.policies import calibration
+from prunus.recipes.policies import calibration, of_batch
 from prunus.recipes.schema import Policy, Recipe
 from prunus.recipes.session import Session
 from prunus.search import SearchResult, find_method, search
@@ -64,7 +64,8 @@ def search_recipe(
     """
     reporter, recipe = reporter or Silent(), opened.recipe
     policy, seed = _policy(recipe), recipe.seed if seed is None else seed
-    name = f"{find_method(method, trials).name}-{_slug(str(parse_budget(target)))}-{seed}"
+    budget = parse_budget(words.budget(target))
+    name = f"{find_method(method, trials).name}-{_slug(str(budget))}-{seed}"
     folder = open_folder(Path(recipe.out), recipe.plain())
     with begun(opened, folder, reporter) as session:
         place = folder.path("search") / name
@@ -72,13 +73,14 @@ def search_recipe(
             shutil.rmtree(place, ignore_errors=True)
         place.mkdir(parents=True, exist_ok=True)
         model, _ = stages.train(session)
+        graph = None if budget.relative else stages.find_structure(session, model)
         with reporter.bar("search", 1) as bar:
             result = search(
                 model.eval(),
                 session.example,
                 _Judge(session),
                 method=method,
-                target=target,
+                target=of_batch(target, graph),
                 trials=trials,
                 seed=seed,
                 mode="min" if recipe.metrics[0] == "loss" else "max",
@@ -121,9 +123,9 @@ class _Judge:
 
 def _short(session: Session, steps: int, model: nn.Module) -> None:
     """Train a candidate on a few batches; which ones follows from torch's seed, also where a loader has its own."""
-    train, words = session.parts.data.train, session.recipe.prune
+    train, settings = session.parts.data.train, session.recipe.prune
     reseed(int(torch.randint(2**31, ())), "short", 0, train)
-    optimizer = make_optimizer(session, "prune", words, model)
+    optimizer = make_optimizer(session, "prune", settings, model)
     parts = session.parts
     train_epoch(model, _First(train, steps), optimizer, parts.loss, where="a candidate", device=parts.device)
 

@@ -112,7 +112,7 @@ def allocation(value: Any) -> Any:
 
 def budget(value: Any) -> Any:
     """`macs=0.5`, `params<=2e6`, `sparsity=0.9`."""
-    prunus.allocation.parse_budget(_text(value, "a budget, such as macs=0.5"))
+    _check_share(prunus.allocation.parse_budget(_text(value, "a budget, such as macs=0.5")))
     return value
 
 
@@ -174,6 +174,7 @@ def stop(value: Any) -> Any:
     if not isinstance(value, dict):
         raise InputError("want one condition, such as `sparsity: 0.9` or `macs: 0.33`")
     _parse({"policies": [_ANY_POLICY], "stop": [value]})
+    _check_share(prunus.allocation.parse_budget(value))
     return value
 
 
@@ -223,6 +224,16 @@ def controls(names: Sequence[str], allocations: Sequence[Any]) -> None:
 
 
 _ANY_POLICY = {"granularity": "element", "schedule": {"kind": "one_shot", "final": 0.5}}
+
+
+def _check_share(budget: prunus.allocation.Budget) -> None:
+    """Refuse figures of a batch that the recipe's author did not choose; of MACs those of one sample are known."""
+    if budget.quantity in ("latency", "energy") and not budget.relative:
+        where = f"@{budget.device}" if budget.device else ""
+        raise InputError(
+            f"{budget} would be of a batch of two samples, which recipes count with; give a share of the dense "
+            f"model's, such as {budget.quantity}=0.6{where}"
+        )
 
 
 def _parse(settings: dict[str, Any]) -> None:

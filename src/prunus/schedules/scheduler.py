@@ -19,7 +19,7 @@ from prunus.plans import named_state
 from prunus.schedules.constants import fold_constants_
 from prunus.schedules.courses import check_criteria, check_first_metric, courses_of
 from prunus.schedules.decide import Course, choose, masks_of
-from prunus.schedules.figures import check_quantities, figure
+from prunus.schedules.figures import Figures, check_quantities
 from prunus.schedules.guard import AccuracyGuard, Snapshot, check_metrics
 from prunus.schedules.mending import mended_
 from prunus.schedules.observing import Observer
@@ -104,6 +104,7 @@ class PruningScheduler:
         self._model, self._optimizer, self._graph = model, optimizer, graph
         self._stop, self._guard, self._fold_constants = tuple(stop), guard, fold_constants
         self._courses = courses_of(policies, model, graph, steps_per_epoch)
+        self._figures = Figures(model, lambda: self.masks.masks, self.pruned_units, graph)
         self._calibration = calibration(data, loss)
         check_criteria(self._courses, named_state(model), self._calibration)
         self._reason: str | None = None
@@ -126,7 +127,7 @@ class PruningScheduler:
     @property
     def sparsity(self) -> float:
         """The share of all parameters (ties once) that the masks hold at zero."""
-        return self._figure("sparsity")[0]
+        return self._figures.of("sparsity")[0]
 
     def epoch_end(self, metrics: Mapping[str, float] | None = None) -> EpochStatus:
         """Say that an epoch is over: judge its metrics, then prune what is due when the next one begins.
@@ -274,7 +275,7 @@ class PruningScheduler:
 
     def _look_for_a_stop(self) -> None:
         for condition in self._stop:
-            reason = condition.reached(self._figure)
+            reason = condition.reached(self._figures.of)
             if reason is not None and self._reason is None:
                 self._reason = reason
                 self._note("stopped", reason=reason)
@@ -310,9 +311,6 @@ class PruningScheduler:
 
     def _note(self, event: str, **facts: Any) -> None:
         self.log.append({"event": event, "epoch": self.epoch, "step": self.steps, **facts})
-
-    def _figure(self, quantity: str) -> tuple[float, float]:
-        return figure(quantity, self._model, self.masks.masks, self._graph, self.pruned_units)
 
     def _progress(self) -> dict[str, Any]:
         return {

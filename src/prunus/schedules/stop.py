@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from prunus.allocation import Budget, check_ratio, parse_budget
-from prunus.errors import InputError
 
-# A quantity -> (its figure now, the dense model's).
+# A quantity, such as `macs` or `latency@torch` -> (its figure now, the dense model's).
 Figures = Callable[[str], tuple[float, float]]
 
 
@@ -19,7 +18,7 @@ class Stop(Protocol):
 
     @property
     def quantity(self) -> str:
-        """What it looks at: sparsity, macs, params, bytes, energy or nnz."""
+        """What it looks at: sparsity, macs, params, bytes, energy, nnz, or latency@ and a device."""
 
     def reached(self, figures: Figures) -> str | None:
         """Return the reason to stop in words, or None to go on."""
@@ -50,22 +49,19 @@ class StopAtBudget:
     """Stop when the thinned model costs no more than a budget such as `macs=0.33` or `params<=2e6`.
 
     macs, params, bytes and energy count what is left once pruned filters are removed, so they need a traced
-    graph; nnz and sparsity count zeros.
+    graph; nnz and sparsity count zeros. A latency is measured of the structure that is left, after every pruning.
     """
 
     budget: Budget | str
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "budget", parse_budget(self.budget))
-        if self.quantity == "latency":
-            raise InputError(
-                "stop: a latency is not measured while a model trains; stop at macs, or take the counts of prunus.plan"
-            )
 
     @property
     def quantity(self) -> str:
-        """The budget's quantity."""
-        return self._budget.quantity
+        """The budget's quantity, of a latency with its device."""
+        budget = self._budget
+        return budget.quantity if budget.device is None else f"{budget.quantity}@{budget.device}"
 
     @property
     def _budget(self) -> Budget:
@@ -76,8 +72,8 @@ class StopAtBudget:
         now, dense = figures(self.quantity)
         if not self._budget.is_met(now, dense):
             return None
-        share = f" ({now / dense:.4g} of the dense model)" if dense else ""
-        return f"{self.quantity} {now:.6g}{share} has met the budget {self._budget}"
+        figure = f"{now / dense:.4g} of the dense model" if self._budget.relative else f"{now:.6g}"
+        return f"{self._budget.quantity}, {figure}, has met the budget {self._budget}"
 
 
 def stop(spec: str | Mapping[str, Any] | Stop) -> Stop:
