@@ -108,6 +108,8 @@ def _tell(session: Session, row: Row, events: list[Row], total: int) -> None:
     for event in events:
         if "reason" in event:
             session.reporter.say(f"{event['event']}: {event['reason']}")
+        if "latency" in event:
+            session.reporter.say(f"pruned to {event['latency']}")
 
 
 def _epoch(session: Session, stage: Stage, epoch: int, note: Any) -> Row:

@@ -260,10 +260,11 @@ class PruningScheduler:
                 fold_constants_(self._model, self._graph, groups)
             self.masks.set_(course.name, masks_of(course, pruned, tensors), hide=course.regrows)
         course.fraction, course.pruned = fraction, pruned
-        if course.num_pruned > before:
+        timing = None if course.aim is None else course.aim.timing
+        if course.num_pruned > before or timing is not None:
             counted: dict[str, Any] = {"fraction": fraction, "units": course.num_pruned, "of": course.num_units}
-            if course.aim is not None and course.aim.timing is not None:
-                counted["latency"] = str(course.aim.timing)
+            if timing is not None:
+                counted["latency"] = str(timing)
             if self._repeats_the_last_note(course):
                 self.log.pop()
             self._note("pruned", policy=course.name, **counted, sparsity=self.sparsity, **facts)
