@@ -54,10 +54,8 @@ def test_macs_are_those_of_one_sample(tmp_path):
         **policy(schedule=rounds), "epochs": 3, "stop": [{"macs": int(0.6 * dense)}],
     })  # fmt: skip
     assert 0.3 * dense < run(open_recipe(stopped)).facts["pruned"]["macs"] <= 0.6 * dense
-    searched = CliRunner().invoke(
-        app,
-        ["search", str(tmp_path / "b" / "recipe.yaml"), "--method", "netadapt", "--steps", "0", "--target", f"macs<={int(0.5 * dense)}"],
-    )
+    words = ("--method", "netadapt", "--steps", "0", "--target", f"macs<={int(0.5 * dense)}")
+    searched = CliRunner().invoke(app, ["search", str(tmp_path / "b" / "recipe.yaml"), *words])
     assert searched.exit_code == 0, searched.output
     recipe = next((tmp_path / "b" / "out" / "search").glob("*/searched.yaml"))
     assert "target" not in yaml.safe_load(recipe.read_text())["prune"]["policies"][0]

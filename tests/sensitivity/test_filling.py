@@ -14,6 +14,8 @@ from prunus.allocation import Budget, parse_budget
 from prunus.allocation.counts import num_pruned
 from prunus.errors import InputError, NameNotFound
 from prunus.granularity import find_targets
+from prunus.runtimes import register_device
+from prunus.runtimes.table import structure
 from prunus.sensitivity import Costs, Curves, TargetCost, target_costs
 from prunus.sensitivity.filling import Filling, ratio_of
 from runtimes.counting import Counting
@@ -263,6 +265,32 @@ def test_a_latency_is_met_at_the_steps_of_the_kernels(timed):
     assert timed.costs.left(counts).latency <= 0.6 * timed.costs.left({}).latency
     assert all(kept % timed.costs.targets[name].step == 0 for name, kept in left.items())
     assert {target.step for target in timed.costs.targets.values()} == {4, 8, 16}
+
+
+class Arched(Counting):
+    """A whole model takes less than its parts say, the more so the larger it is."""
+
+    name = "arched"
+
+    def __init__(self):
+        super().__init__(overhead=1e6, power=0.4)
+
+
+def test_a_latency_is_met_by_whole_models_where_the_graph_is_given(timed):
+    register_device("arched", Arched)
+    graph, on = trace(zoo.resnet20().eval(), torch.zeros(1, 3, 32, 32)), Arched()
+    arched = timed.timed(graph, on)
+
+    def share(ratios):
+        counts = arched.costs.counts(ratios, round_to="auto")
+        model = structure(graph, arched.costs.left_of(counts))
+        x = torch.zeros(1, 3, 32, 32)
+        return on.prepare(model, (x,))() / on.prepare(graph.model, (x,))()
+
+    estimated = share(arched.ratios_for("latency=0.8@arched"))
+    measured = share(arched.ratios_for("latency=0.8@arched", graph=graph))
+    assert estimated > 1.03 * 0.8
+    assert 0.95 * 0.8 < measured <= 1.03 * 0.8
 
 
 def test_a_latency_that_nobody_timed_is_refused(timed):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from prunus.allocation import RoundTo
+from prunus.axes import Graph
 from prunus.errors import FileError, InputError
 from prunus.recipes import stages
 from prunus.recipes.beginning import begun
@@ -17,6 +18,7 @@ from prunus.recipes.opening import Opened, moved
 from prunus.recipes.schema import Sensitivity
 from prunus.recipes.words import budget_device
 from prunus.sensitivity import Curves, Left, mode_of
+from prunus.sensitivity.measured import measured_ratios
 from prunus.sensitivity.schedule_text import rounded_down, template
 from prunus.training import Reporter, Silent
 from prunus.training.files import write_atomically, write_json
@@ -69,7 +71,7 @@ def analyse(
     if effort is not None and effort.part is not None:
         note = f"part {effort.part} is measured; once all are, run this without --part for pictures, page and schedule"
         return Analysis(curves, {}, None, None, {"cells": root / f"{stem}.jsonl"}, (note,))
-    return _written(curves, wanted, _base(opened, root), root, stem)
+    return _written(curves, wanted, graph, _base(opened, root), root, stem)
 
 
 def _stem(own: Sensitivity, wanted: Sensitivity) -> str:
@@ -79,7 +81,9 @@ def _stem(own: Sensitivity, wanted: Sensitivity) -> str:
     return "sensitivity-" + re.sub(r"\W+", "-", f"{wanted.granularity}-{wanted.criterion}").strip("-")
 
 
-def _written(curves: Curves, wanted: Sensitivity, base: dict[str, Any], root: Path, stem: str) -> Analysis:
+def _written(
+    curves: Curves, wanted: Sensitivity, graph: Graph | None, base: dict[str, Any], root: Path, stem: str
+) -> Analysis:
     """Write every file that can be; what these curves cannot give becomes a note."""
     mode, drop = mode_of(curves.metric), MAX_DROP if wanted.max_drop is None else wanted.max_drop
     shown = drop if wanted.target is None else None
@@ -106,11 +110,15 @@ def _written(curves: Curves, wanted: Sensitivity, base: dict[str, Any], root: Pa
     given = template(curves, base, None).round_to
     # Kernels step: where time is the budget, counts between their steps are paid for and not used.
     round_to: RoundTo = "auto" if given == 1 and budget_device(wanted.target) is not None else given
-    cut = (
-        curves.ratios(drop, mode=mode)
-        if wanted.target is None
-        else curves.ratios_for(wanted.target, mode=mode, round_to=round_to)
-    )
+    if wanted.target is None:
+        cut = curves.ratios(drop, mode=mode)
+    else:
+        filling = curves.filling(wanted.target, mode=mode, round_to=round_to)
+        if budget_device(wanted.target) is None or graph is None:
+            cut = filling.fill()
+        else:
+            cut, timing = measured_ratios(filling, graph)
+            notes.append(f"latency: {timing}")
     ratios = {name: rounded_down(ratio) for name, ratio in cut.items()}
     schedule = stem.replace("sensitivity", "schedule", 1) + ".yaml"
     attempt(

@@ -19,6 +19,7 @@ from prunus.sensitivity import schedule_text
 from prunus.sensitivity.costs import Costs
 from prunus.sensitivity.cutting import by_stage, check_drop
 from prunus.sensitivity.filling import Filling
+from prunus.sensitivity.measured import measured_ratios
 
 Kind = Literal["lines", "slopes", "heat"]
 
@@ -85,13 +86,15 @@ class Curves:
         metric: str | None = None,
         mode: Mode = "max",
         round_to: RoundTo | None = None,
+        graph: Graph | None = None,
     ) -> dict[str, float]:
         """Return per target a ratio, so that the whole meets a budget at the least loss that the curves foresee.
 
         target: `macs=0.5`, `params<=2e6`, `bytes`, `sparsity=0.3`, `nnz`, and of curves that were timed
         `latency=0.6@onnxruntime`; where weights become zeros only sparsity and nnz.
         metric, mode: as in `ratios`. round_to: kept counts are multiples of it; `auto`, which a latency has
-        by itself: of the kernels' steps.
+        by itself: of the kernels' steps. graph: the one that a latency was timed with: whole models are then measured
+        until one keeps to it within 3 %; the ratios are then of the one that came closest.
         Greedy, as each target is taken to lose on its own: starting from the dense model, of all moves of one target
         (or one set of groups that must stay equal) to a higher level take the one that loses least of the metric per
         share of the budget's quantity saved, counted at what the other targets have left by then, until the budget is
@@ -102,10 +105,24 @@ class Curves:
         The plan that prunes so meets the budget, within the size of one unit. Ratios have four decimals.
         Raises InputError when the levels do not reach the budget, or the costs are not known.
         """
+        filling = self.filling(target, metric=metric, mode=mode, round_to=round_to)
+        if graph is None or filling.budget.quantity != "latency":
+            return filling.fill()
+        return measured_ratios(filling, graph)[0]
+
+    def filling(
+        self,
+        target: str | Mapping[str, float] | Budget,
+        *,
+        metric: str | None = None,
+        mode: Mode = "max",
+        round_to: RoundTo | None = None,
+    ) -> Filling:
+        """Return what meets a budget; the arguments are those of `ratios_for`."""
         budget = parse_budget(target)
         step: RoundTo = round_to if round_to is not None else "auto" if budget.quantity == "latency" else 1
         drops = self.drops(metric=metric, mode=mode)
-        return Filling(self.known_costs("a budget"), self.levels, drops, budget, step).fill()
+        return Filling(self.known_costs("a budget"), self.levels, drops, budget, step)
 
     def timed(
         self, graph: Graph, on: str | Device = "torch", *, progress: Callable[[int, int], None] | None = None
