@@ -18,7 +18,7 @@ from prunus.allocation import parse_budget
 Line = Mapping[str, Any]
 ABOUT_WAYS = f"""\
 * `uniform`: one ratio for all groups; `global`, `lamp`: one threshold over normalised, or LAMP's, scores. None judges.
-* `sensitivity`: the curves of single groups, cut at the smallest drop whose ratios meet the budget.
+* `sensitivity`: the curves of single groups; `curves.ratios_for` fills the budget by what they foresee to lose least.
 * `amc`: {EPISODES} episodes; `evolve`: {CANDIDATES} candidates of NSGA-II.
 * `netadapt`: rounds of proposals, each fine-tuned on {SHORT_STEPS} batches; it hands on the weights that it trained.
 * `netadapt-ratios`: its counts on the dense weights, so that all rows start from the same weights.
@@ -108,10 +108,10 @@ def _met(lines: Sequence[Line], target: str) -> str:
         by_way.setdefault(line["way"], []).append(line["latency"] / budget.limit - 1)
     found = "; ".join(f"`{way}` {', '.join(f'{miss:+.1%}' for miss in misses)}" for way, misses in by_way.items())
     return (
-        f"Measured against asked, seed by seed: {found}. `sensitivity` only looks latencies up, part by part; so does "
-        "`netadapt` for its steps, and says at the end by how much it missed; the others measure whole models and take "
-        "one that keeps to what was asked. Rows are to be compared with that in mind. The measurement here is another "
-        "one than theirs."
+        f"Measured against asked, seed by seed: {found}. All look latencies up, measure whole models, and end with one "
+        "that keeps to what was asked; the measurement here is another one than theirs. How much more than needed is "
+        "gone comes from the kernels' steps, to which all keep, and from what a search happened to try near the budget: "
+        "compare the rows with that in mind."
     )
 
 

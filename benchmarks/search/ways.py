@@ -12,10 +12,7 @@ from torch import nn
 
 import prunus
 from prunus.allocation import Budget, RoundTo, parse_budget
-from prunus.allocation.rulers import ruler_of
 from prunus.axes import copied
-from prunus.errors import InputError
-from prunus.granularity import granularity
 from prunus.plans import Plan
 from prunus.search import AMC, Evolve, NetAdapt, SearchResult, search
 from prunus.search.problem import Method
@@ -40,30 +37,20 @@ def _allocated(allocation: str, task: Task, target: str, store: Path) -> Found:
 
 
 def _sensitivity(task: Task, target: str, store: Path) -> Found:
-    """Cut the curves at the smallest drop whose ratios meet the budget."""
+    """Fill the budget greedily by what the curves foresee; a latency is measured with whole models."""
     curves = prunus.perform_sensitivity_analysis(
         task.model, task.judge, granularity="filter", levels=(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8),
         criterion=CRITERION, graph=task.graph, store=store,
     )  # fmt: skip
     budget = parse_budget(target)
-    price = ruler_of(task.graph, budget, granularity("filter"), (), {})
-    low, high = 0.0, 1.0
-    for _ in range(20):
-        middle = (low + high) / 2
-        made = _cut(task, curves.ratios(middle), budget)
-        gone = {name: task.graph[name].size - left for name, left in made.sizes.items()} if made else {}
-        met = made is not None and budget.is_met(*price(gone))
-        low, high = (low, middle) if met else (middle, high)
-    made = _cut(task, curves.ratios(high), budget)
-    if made is None:
-        raise InputError(f"no drop meets {target}")
+    if budget.device is not None:
+        curves = curves.timed(task.graph, budget.device)
+    made = _cut(task, curves.ratios_for(budget, graph=task.graph), budget)
     return Found(made, task.model, candidates=len(curves.levels) * len(curves.table))
 
 
-def _cut(task: Task, ratios: Mapping[str, float], budget: Budget) -> Plan | None:
+def _cut(task: Task, ratios: Mapping[str, float], budget: Budget) -> Plan:
     wanted = {name: ratio for name, ratio in ratios.items() if ratio * task.graph[name].size >= 0.5}
-    if not wanted:
-        return None
     step: RoundTo = "auto" if budget.quantity == "latency" else 1
     return prunus.plan(task.graph, ratio=0.5, criterion=CRITERION, allocation={"per_layer": wanted}, round_to=step)
 
@@ -92,7 +79,6 @@ def _netadapt_ratios(task: Task, target: str, store: Path) -> Found:
     size = {group.name: group.size for group in task.graph.groups}
     ratios = {name: 1 - left / size[name] for name, left in found.plan.sizes.items()}
     made = _cut(task, ratios, parse_budget("macs=1"))  # the very counts
-    assert made is not None
     return Found(made, task.model, found.candidates)
 
 

@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import torch
 
 from prunus.errors import InputError, NameNotFound, TrainingError
+from prunus.userfiles import findable
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -173,6 +174,7 @@ def _keep(packed: bytes, threads: int) -> None:
     """Receive the function when the process starts; it is loaded at the first call, whose errors reach the caller."""
     torch.set_num_threads(threads)
     _hold_memory()
+    findable()
     _kept[:] = [packed]
 
 
@@ -196,4 +198,5 @@ def _call(item: Any) -> Any:
 
 def _unpack_and_call(packed: bytes, threads: int, item: Any) -> Any:
     torch.set_num_threads(threads)
+    findable()
     return _unpacked(packed)(item)

@@ -9,7 +9,7 @@ SOURCE = Path(__file__).parents[2] / "src" / "prunus"
 
 LAYERS = (
     {"errors", "_version"},
-    {"zeros", "selection", "yaml_source", "batches", "executors", "journal", "palette", "quality"},
+    {"zeros", "selection", "yaml_source", "batches", "executors", "journal", "palette", "quality", "userfiles"},
     {"axes"},
     {"costs"},
     {"masks", "plans"},

@@ -14,7 +14,7 @@ from prunus.recipes import Effort, analyse, open_recipe, run
 from prunus.recipes.folder import open_folder
 from prunus.recipes.schema import Sensitivity
 from prunus.sensitivity import Curves
-from recipes.tiny_project import policy, write_project
+from recipes.tiny_project import OWN_CLASS, policy, write_project
 
 FILES = {
     *("sensitivity.jsonl", "sensitivity.json", "sensitivity.csv", "sensitivity.svg", "sensitivity.slopes.svg"),
@@ -182,8 +182,8 @@ def test_what_a_schedule_is_to_meet_is_checked(tmp_path, part, sentence):
 def test_parts_and_workers_fill_one_store_to_the_same_curves(tmp_path):
     for name in ("whole", "shared"):
         (tmp_path / name).mkdir()
-    whole = analyse(open_recipe(project(tmp_path / "whole")))
-    recipe = project(tmp_path / "shared")
+    whole, recipe = (project(tmp_path / n, more=OWN_CLASS, model="user.py:Net") for n in ("whole", "shared"))
+    whole = analyse(open_recipe(whole))
     first = analyse(open_recipe(recipe), effort=Effort(part="1/2"))
     assert set(first.files) == {"cells"}
     assert "part 1/2 is measured" in first.notes[0]

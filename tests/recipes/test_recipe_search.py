@@ -12,7 +12,7 @@ import yaml
 from typer.testing import CliRunner
 
 from prunus.cli.app import app
-from recipes.tiny_project import policy, write_project
+from recipes.tiny_project import OWN_CLASS, policy, write_project
 
 
 def invoke(*arguments):
@@ -53,6 +53,21 @@ def test_search_then_run_what_it_found(tmp_path):
     assert again.exit_code == 0
     assert "train 3/3: loss" not in again.output
     assert invoke("run", recipe).exit_code == 0, "the recipe itself still runs in its folder"
+
+
+def test_workers_train_candidates_of_the_users_own_classes_to_the_same_result(tmp_path):
+    found = []
+    for name, workers in (("one", 1), ("two", 2)):
+        (tmp_path / name).mkdir()
+        recipe = project(tmp_path / name, more=OWN_CLASS, model="user.py:Net")
+        words = ("search", recipe, "--method", "netadapt", "--target", "macs=0.6", "--steps", "2", "--workers", workers)
+        result = invoke(*words)
+        assert result.exit_code == 0, result.output
+        found.append(trials(tmp_path / name / "out" / "search" / "netadapt-macs-0.6-3"))
+    assert found[0] == found[1]
+    refused = invoke("search", recipe, "--method", "amc", "--target", "macs=0.6", "--workers", 2)
+    assert refused.exit_code != 0
+    assert "those of amc are judged one after the other" in refused.output
 
 
 def test_netadapt_trains_candidates_and_fresh_begins_anew(tmp_path):

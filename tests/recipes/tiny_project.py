@@ -53,6 +53,15 @@ def data(limit=128):
     }
 '''
 
+OWN_CLASS = """
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = net()
+    def forward(self, x):
+        return self.body(x)
+"""
+
 RECIPE = """
 version: 1
 name: tiny

@@ -84,8 +84,8 @@ def approach(
     """Ask for the share of the dense latency that leads to the one that is wanted, once whole models are measured.
 
     asked: the share wanted. chosen_at: from a share, by any estimate of it, to counts; raises InputError out of reach.
-    Returns the counts that came closest and keep to it within 3 %, or else the fastest, and how close; a latency that is
-    only given is not measured.
+    Returns the counts that come closest of those that keep to it within 3 %, or else of all, and how close they come; a
+    latency that is only given is not measured.
     """
     on, chosen = str(table.device), chosen_at(asked)
     if not isinstance(table, LatencyTable):

@@ -18,6 +18,7 @@ def command(
     trials: Annotated[int | None, typer.Option(help="How many candidates; netadapt decides itself.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of the search, instead of the recipe's.")] = None,
     steps: Annotated[int, typer.Option(help="Batches on which netadapt trains each candidate.")] = 10,
+    workers: Annotated[int, typer.Option(help="Processes in which netadapt trains candidates side by side.")] = 1,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Override a value: train.epochs=3.")
     ] = None,
@@ -36,6 +37,7 @@ def command(
         trials=trials,
         seed=seed,
         steps=steps,
+        workers=workers,
         fresh=fresh,
         reporter=reporter(console()),
     )

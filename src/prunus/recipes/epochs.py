@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from prunus.recipes.schema import Loop, Optimizer
+from prunus.recipes.schema import Loop, Optimizer, Recipe
 from prunus.recipes.session import Costing, Session, restore
 from prunus.regularizers import Regularizers
 from prunus.schedules import PruningScheduler
@@ -53,9 +53,9 @@ class Stage:
             self.regularizers.load_state_dict(state["regularizers"])
 
 
-def make_optimizer(session: Session, stage: str, settings: Loop, model: nn.Module) -> torch.optim.Optimizer:
+def make_optimizer(recipe: Recipe, stage: str, settings: Loop, model: nn.Module) -> torch.optim.Optimizer:
     """The stage's optimizer; without one in the recipe, the training's, after training with a tenth of its rate."""
-    chosen = settings.optimizer or session.recipe.train.optimizer or DEFAULT_OPTIMIZER
+    chosen = settings.optimizer or recipe.train.optimizer or DEFAULT_OPTIMIZER
     arguments = chosen.arguments
     if settings.optimizer is None and stage != "train":
         probe = build_optimizer(chosen.name, model, arguments)

@@ -36,8 +36,8 @@ def rehearse(session: Session) -> None:
     for stage in ("train", "prune"):
         with naming(f"{stage}.regularizers"):
             make_regularizers(getattr(session.recipe, stage), model, graph)
-    make_optimizer(session, "train", session.recipe.train, model)
-    optimizer = make_optimizer(session, "prune", session.recipe.prune, model)
+    make_optimizer(session.recipe, "train", session.recipe.train, model)
+    optimizer = make_optimizer(session.recipe, "prune", session.recipe.prune, model)
     scheduler = build_scheduler(session, model, optimizer, graph, metrics)
     with contextlib.suppress(NothingToPrune):  # its time is yet to come
         scheduler.close()

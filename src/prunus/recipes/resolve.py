@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from prunus.errors import InputError, NameNotFound, PrunusError
+from prunus.userfiles import load_file
 
 
 def resolve(name: str, folders: Sequence[Path] = ()) -> Callable[..., Any]:
@@ -82,25 +82,13 @@ def _load_file(name: str, folders: Sequence[Path]) -> ModuleType:
     path = next((candidate for candidate in candidates if candidate.is_file()), None)
     if path is None:
         raise InputError(f"no file {name}; looked for {', '.join(str(c) for c in candidates)}")
-    path = path.resolve()
-    module_name = f"prunus_user_{path.stem}_{abs(hash(str(path))):x}"
-    if module_name in sys.modules:
-        return sys.modules[module_name]
-    _extend_path([path.parent])
-    spec = importlib.util.spec_from_file_location(module_name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    # Registered before it runs, so that its dataclasses and its own imports find it.
-    sys.modules[module_name] = module
+    _extend_path([path.resolve().parent])
     try:
-        spec.loader.exec_module(module)
+        return load_file(path)
     except PrunusError:
         raise
     except (Exception, SystemExit) as error:
-        del sys.modules[module_name]
         raise InputError(f"loading {name} failed: {type(error).__name__}: {error}{_place(error)}") from error
-    return module
 
 
 def _extend_path(folders: Sequence[Path]) -> None:

@@ -13,7 +13,6 @@ import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,8 @@ from prunus.recipes.policies import calibration, of_batch
 from prunus.recipes.schema import Policy, Recipe
 from prunus.recipes.session import Session
 from prunus.search import SearchResult, find_method, search
-from prunus.training import Reporter, Silent, recalibrate_, reseed, train_epoch
+from prunus.training import Evaluation, Reporter, Silent, recalibrate_, reseed, train_epoch
+from prunus.training.losses import Loss
 
 
 @dataclass(frozen=True)
@@ -53,12 +53,14 @@ def search_recipe(
     trials: int | None = None,
     seed: int | None = None,
     steps: int = 10,
+    workers: int = 1,
     fresh: bool = False,
     reporter: Reporter | None = None,
 ) -> Searched:
     """Train the recipe's model, or read it where it was trained, and search the ratios of its policy.
 
     seed: the recipe's by default. steps: batches on which netadapt trains each candidate; 0 leaves that out.
+    workers: processes in which netadapt trains its candidates side by side; the result is the same.
     fresh: begin the search anew; the trained model stays.
     Raises InputError for a recipe of several policies, and as `prunus.search.search` does.
     """
@@ -78,7 +80,7 @@ def search_recipe(
             result = search(
                 model.eval(),
                 session.example,
-                _Judge(session),
+                _Judge.of(session),
                 method=method,
                 target=of_batch(target, graph),
                 trials=trials,
@@ -91,7 +93,8 @@ def search_recipe(
                 store=place / "search.jsonl",
                 data=calibration(session),
                 progress=bar.at,
-                train=partial(_short, session, steps) if method == "netadapt" and steps else None,
+                train=_short(session, steps) if method == "netadapt" and steps else None,
+                workers=workers,
             )
         return Searched(result, _write(opened, result, place), _draw(result, place, reporter))
 
@@ -107,27 +110,50 @@ def _policy(recipe: Recipe) -> Policy:
     return recipe.prune.policies[0]
 
 
+@dataclass(frozen=True)
 class _Judge:
-    """Validation metrics as the run will measure them: with batch norms anew where the recipe says so."""
+    """Validation metrics as the run will measure them: with batch norms anew on the batches, where there are some.
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        self._batches = list(calibration(session).data) if session.recipe.finish.recalibrate else []
+    Like `_Short`, without the session: it goes to other processes.
+    """
+
+    evaluation: Evaluation
+    batches: list[Any]
+
+    @classmethod
+    def of(cls, session: Session) -> _Judge:
+        """The judge of a recipe."""
+        batches = list(calibration(session).data) if session.recipe.finish.recalibrate else []
+        return cls(session.parts.evaluation("validation"), batches)
 
     def __call__(self, model: nn.Module) -> dict[str, float]:
         """Return the metrics, the judged one first."""
-        if self._batches:
-            recalibrate_(model, self._batches, device=self._session.parts.device)
-        return self._session.parts.evaluate(model, "validation")
+        if self.batches:
+            recalibrate_(model, self.batches, device=self.evaluation.device)
+        return self.evaluation(model)
 
 
-def _short(session: Session, steps: int, model: nn.Module) -> None:
+@dataclass(frozen=True)
+class _Short:
     """Train a candidate on a few batches; which ones follows from torch's seed, also where a loader has its own."""
-    train, settings = session.parts.data.train, session.recipe.prune
-    reseed(int(torch.randint(2**31, ())), "short", 0, train)
-    optimizer = make_optimizer(session, "prune", settings, model)
+
+    recipe: Recipe
+    data: Any
+    loss: Loss
+    device: torch.device
+    steps: int
+
+    def __call__(self, model: nn.Module) -> None:
+        """Train it in place."""
+        reseed(int(torch.randint(2**31, ())), "short", 0, self.data)
+        optimizer = make_optimizer(self.recipe, "prune", self.recipe.prune, model)
+        batches = _First(self.data, self.steps)
+        train_epoch(model, batches, optimizer, self.loss, where="a candidate", device=self.device)
+
+
+def _short(session: Session, steps: int) -> _Short:
     parts = session.parts
-    train_epoch(model, _First(train, steps), optimizer, parts.loss, where="a candidate", device=parts.device)
+    return _Short(session.recipe, parts.data.train, parts.loss, parts.device, steps)
 
 
 @dataclass(frozen=True)

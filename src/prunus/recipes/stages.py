@@ -28,7 +28,7 @@ def train(session: Session) -> tuple[nn.Module, list[Row]]:
     """Train the dense model; with no epochs it is what the model function returned."""
     model = session.parts.build_model()
     settings = session.recipe.train
-    optimizer = make_optimizer(session, "train", settings, model)
+    optimizer = make_optimizer(session.recipe, "train", settings, model)
     rate = make_rate(session, settings, optimizer)
     costing = Costing(lambda: sparsity(model), lambda: dense_macs(model, session.one_example))
     terms = make_regularizers(settings, model, structure_for(session, settings, model))
@@ -151,7 +151,7 @@ def prune(session: Session, model: nn.Module, graph: Graph | None, dense: Mappin
     Raises NothingToPrune, with the reasons, when no policy ever pruned anything.
     """
     settings = session.recipe.prune
-    optimizer = make_optimizer(session, "prune", settings, model)
+    optimizer = make_optimizer(session.recipe, "prune", settings, model)
     with build_scheduler(session, model, optimizer, graph, dense) as scheduler:
         costing = Costing(lambda: sparsity(model), lambda: macs(graph, scheduler.pruned_units()))
         rate = make_rate(session, settings, optimizer)
@@ -195,7 +195,7 @@ def fine_tune(session: Session, model: nn.Module, masks: Mapping[str, Tensor], g
     settings = session.recipe.fine_tune
     if settings is None or settings.epochs == 0:
         return []
-    optimizer = make_optimizer(session, "fine_tune", settings, model)
+    optimizer = make_optimizer(session.recipe, "fine_tune", settings, model)
     held = MaskSet(model)
     held.set_("pruned", masks)
     held.attach(optimizer)

@@ -101,6 +101,11 @@ def search(
     sign_of(mode)
     seen = calibration(data, loss)
     _check_help(chosen, kind, train, solver, seen)
+    if workers != 1 and train is None:
+        raise InputError(
+            f"workers train netadapt's candidates side by side; those of {chosen.name} are judged one after the other "
+            "here, so leave workers out, or give train="
+        )
     with torch.no_grad():
         graph = trace(unwrapped(model), args, kwargs)
     step: RoundTo = round_to if round_to is not None else "auto" if budget.quantity == "latency" else 1
