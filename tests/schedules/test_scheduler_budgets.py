@@ -106,6 +106,15 @@ def test_a_budget_counts_with_what_other_policies_have_pruned() -> None:
     )
 
 
+def test_what_only_several_policies_reach_together_is_no_error() -> None:
+    first = Policy(name="first", granularity="filter", targets="layer1*", schedule=OneShot(0.8))
+    second = Policy(name="second", granularity="filter", targets="layer[23]*", schedule=OneShot(), target="macs=0.25")
+    _, _, both, graph = resnet(first, second)
+    assert 0.24 <= macs_left(both, graph) <= 0.25
+    with pytest.raises(InputError, match="out of reach"):
+        resnet(second)
+
+
 def test_a_latency_is_met_by_the_whole_model_in_the_steps_of_kernels() -> None:
     policy = Policy(granularity="filter", schedule=Iterative(rounds=2), target="latency=0.7@curving")
     _, _, scheduler, graph = resnet(policy)

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 
-import torch
 from torch import nn
 
 from prunus.allocation import (
     Budget,
     Left,
     Ruler,
-    ScoredTarget,
     Timing,
     is_structured,
     latency_ruler,
@@ -24,34 +22,31 @@ from prunus.allocation import (
 )
 from prunus.axes import Graph
 from prunus.errors import InputError, NothingToPrune
-from prunus.granularity import Target, granularity
+from prunus.granularity import Granularity, Target
 from prunus.runtimes import GivenTable, LatencyTable, device, latency_table
-from prunus.schedules.policy import Policy
 
 Sizes = Mapping[str, int]
-"""Units left, by group."""
+"""Units by target or group."""
 
 
 class Aim:
     """What a policy's budget asks for on a model.
 
     timing: how the latency that was asked for was met at last, else None.
-    Raises InputError where filters or channels are pruned without a graph, or the budget is out of reach of all that
-    the policy may prune, NothingToPrune where the dense model meets it.
+    Raises InputError where filters or channels are pruned without a graph.
     """
 
     def __init__(
-        self, policy: Policy, budget: Budget, targets: Sequence[Target], model: nn.Module, graph: Graph | None
+        self, budget: Budget, kind: Granularity, targets: Sequence[Target], model: nn.Module, graph: Graph | None
     ) -> None:
         self.timing: Timing | None = None
         self._budget, self._targets, self._model, self._graph = budget, targets, model, graph
-        self._is_structured = is_structured(granularity(policy.granularity))
+        self._is_structured = is_structured(kind)
         if self._is_structured and graph is None:
             raise InputError(
                 f"target: {budget} needs the model's structure; give graph=prunus.trace(model, inputs), or "
                 "schedule.final instead"
             )
-        self._check(policy)
 
     def counts(self, at: Callable[[float], dict[str, int]], progress: float, others: Sizes, steps: Sizes) -> Sizes:
         """Return the units to prune per target once so much of the way is due.
@@ -68,19 +63,18 @@ class Aim:
             return at(0.0)  # what went before, rounded, leads further
         return meet(eased, at, ruler, self._equal, steps)
 
-    def _check(self, policy: Policy) -> None:
-        nothing = {target.name: torch.zeros(target.num_units) for target in self._targets}
-        limits = {"round_to": policy.step, "max_ratio": policy.max_ratio}
-        scored = {t.name: ScoredTarget.of(t, nothing[t.name], **limits) for t in self._targets}  # type: ignore[arg-type]
-        most = levelled({name: target.bounded(target.num_units) for name, target in scored.items()}, self._equal)
-        ruler = self._ruler({})
-        value, dense = ruler(most)
-        if self._budget.is_met(*ruler({})):
+    def check(self, most: Sizes, others: Sizes) -> None:
+        """Raise InputError where the budget is out of reach, NothingToPrune where the dense model meets it.
+
+        most: the most units that may go, per target. others: the fewest that other policies may leave, by group.
+        """
+        if self._budget.is_met(*self._ruler({})({})):
             raise NothingToPrune(f"target: {self._budget} is met by the dense model as it is; ask for less")
+        value, dense = self._ruler(others)(levelled(dict(most), self._equal))
         if not self._budget.is_met(value, dense):
             shown = f"{value / dense:.3f} of the dense model" if dense else f"{value:.3f}"
             raise InputError(
-                f"target: {self._budget} is out of reach: with all that this policy may prune, "
+                f"target: {self._budget} is out of reach: with all that the policies may prune, "
                 f"{self._budget.quantity} gets to {shown}"
             )
 

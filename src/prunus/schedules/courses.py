@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor, nn
 
+from prunus.allocation import ScoredTarget
 from prunus.axes import Graph
 from prunus.criteria import criterion, pieces_of
 from prunus.errors import InputError
-from prunus.granularity import find_targets
+from prunus.granularity import find_targets, granularity
 from prunus.schedules.aim import Aim
 from prunus.schedules.decide import Course
 from prunus.schedules.observing import needs_data
@@ -38,9 +40,31 @@ def courses_of(
         name = policy.name or _free_name(policy, courses)
         when = with_whole_times(schedule(policy.schedule), steps_per_epoch)
         targets = find_targets(model, policy.granularity, policy.targets, graph)
-        aim = None if policy.budget is None else Aim(policy, policy.budget, targets, model, graph)
+        budget, kind = policy.budget, granularity(policy.granularity)
+        aim = None if budget is None else Aim(budget, kind, targets, model, graph)
         courses[name] = Course(name, policy, when, targets, aim)
+    _check_aims(list(courses.values()))
     return list(courses.values())
+
+
+def _check_aims(courses: Sequence[Course]) -> None:
+    """Raise InputError now for a budget that cannot be met in the end."""
+    most = {course.name: _most(course) for course in courses}
+    for course in courses:
+        others = [(other, t) for other in courses if other is not course for t in other.targets if t.group is not None]
+        left = {str(t.group): t.num_units - most[other.name][t.name] for other, t in others}
+        if course.aim is not None:
+            course.aim.check(most[course.name], left)
+
+
+def _most(course: Course) -> dict[str, int]:
+    """Return the most units that may go, per target."""
+    policy, found = course.policy, {}
+    for target in course.targets:
+        scores = torch.zeros(target.num_units)
+        scored = ScoredTarget.of(target, scores, round_to=policy.step, max_ratio=policy.max_ratio)
+        found[target.name] = scored.bounded(target.num_units)
+    return found
 
 
 def check_criteria(courses: Sequence[Course], tensors: Mapping[str, Tensor], calibration: Calibration | None) -> None:
