@@ -6,6 +6,7 @@ import gc
 import itertools
 import json
 import time
+from functools import partial
 
 import pytest
 import torch
@@ -95,6 +96,17 @@ def test_the_summary_by_hand() -> None:
 @pytest.mark.parametrize(("seconds", "rounds"), [(0, 3), (0.031, 4), (0.045, 5), (1, 10)])
 def test_the_time_budget_ends_the_rounds_but_not_before_three(clock: Clock, seconds: float, rounds: int) -> None:
     measured = costs.latency({"a": clock.model(10)}, torch.zeros(1), repeats=10, seconds=seconds)
+    assert measured["a"].rounds == rounds
+
+
+@pytest.mark.parametrize(
+    ("least", "seconds", "rounds"), [(0.0, 1, 10), (0.145, 1, 15), (0.145, 0.125, 13), (0.05, 1, 10)]
+)
+def test_rounds_go_on_for_the_least_time_but_not_beyond_the_most(
+    clock: Clock, least: float, seconds: float, rounds: int
+) -> None:
+    call = partial(clock.model(10), torch.zeros(1))
+    measured = costs.timed({"a": call}, repeats=10, warmup=0, seconds=seconds, least_seconds=least)
     assert measured["a"].rounds == rounds
 
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
+from itertools import chain, count
 from typing import Any
 
 import torch
@@ -86,17 +86,21 @@ def timed(
     warmup: int = 3,
     threads: int = 1,
     seconds: float = 10.0,
+    least_seconds: float = 0.0,
     batch: int = 1,
     runtime: str = "torch",
     clock: Callable[[], int] | None = None,
 ) -> dict[str, Latency]:
     """Measure whatever runs when it is called, as `latency` measures models.
 
-    calls: by name; the first is what the others are compared with. batch, runtime: what the result says of itself.
+    calls: by name; the first is what the others are compared with.
+    least_seconds: more rounds than `repeats`, until so much time is over: what disturbs a machine for a moment then
+        disturbs few of them. batch, runtime: what the result says of itself.
     clock: nanoseconds; `time.perf_counter_ns` by default.
     """
     with _quiet(threads):
-        times = _rounds(list(calls.values()), clock, repeats=repeats, warmup=warmup, seconds=seconds)
+        limits: dict[str, Any] = {"repeats": repeats, "seconds": seconds, "least_seconds": least_seconds}
+        times = _rounds(list(calls.values()), clock, warmup=warmup, **limits)
     return {
         name: _summary(times[0], own, batch=batch, threads=threads, runtime=runtime)
         for name, own in zip(calls, times, strict=True)
@@ -148,6 +152,7 @@ def _rounds(
     repeats: int,
     warmup: int,
     seconds: float,
+    least_seconds: float,
 ) -> list[list[float]]:
     """Milliseconds per call and round."""
     now = clock or time.perf_counter_ns
@@ -155,9 +160,10 @@ def _rounds(
     for _ in range(warmup):
         for call in calls:
             call()
-    end = time.perf_counter() + seconds
-    for i in range(repeats):
-        if i >= _LEAST_ROUNDS and time.perf_counter() > end:
+    began = time.perf_counter()
+    for i in count():
+        over = time.perf_counter() - began
+        if (i >= repeats and over >= least_seconds) or (i >= min(repeats, _LEAST_ROUNDS) and over > seconds):
             break
         # Alternating order: whatever favours the first of a round favours each as often.
         order = range(len(calls)) if i % 2 == 0 else reversed(range(len(calls)))

@@ -76,10 +76,15 @@ class Device(ABC):
         repeats: int,
         warmup: int = 3,
         seconds: float,
+        least_seconds: float = 0.0,
         batch: int = 1,
     ) -> dict[str, Latency]:
-        """Measure what `prepare` returned, in interleaved rounds; one thread by the processor's time that it takes."""
+        """Measure what `prepare` returned, in interleaved rounds; one thread by the processor's time that it takes.
+
+        The arguments are those of `prunus.costs.timed`.
+        """
         rounds: dict[str, Any] = {"repeats": repeats, "warmup": warmup, "seconds": seconds}
+        rounds["least_seconds"] = least_seconds
         clock = own_clock(self.threads)
         return timed(calls, threads=self.threads, batch=batch, runtime=self.name, clock=clock, **rounds)
 

@@ -21,8 +21,8 @@ from prunus.runtimes.lookup import Lookup, Progress
 from prunus.runtimes.segments import Built, Segment, Sizes, segments_of
 from prunus.runtimes.steps import step_for
 
-ROUNDS, SECONDS = 400, 4.0
-"""Of whole models, at most."""
+ROUNDS, SECONDS, LEAST_SECONDS = 400, 4.0, 1.0
+"""Of whole models: so many rounds, but for no longer and no shorter than that."""
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,8 @@ class LatencyTable:
         model = structure(self.graph, sizes, dropped)
         calls = {"dense": self._dense_call, "pruned": self.device.prepare(model, self._args, self._kwargs)}
         batch = batch_of(self._args, self._kwargs)
-        return self.device.timed(calls, repeats=ROUNDS, seconds=SECONDS, batch=batch)["pruned"]
+        timed = self.device.timed(calls, repeats=ROUNDS, seconds=SECONDS, least_seconds=LEAST_SECONDS, batch=batch)
+        return timed["pruned"]
 
     def _sum(self, sizes: Sizes, dropped: Sequence[str] = ()) -> float:
         """Add up the segments, in units of the lookup."""
