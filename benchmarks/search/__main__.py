@@ -1,6 +1,7 @@
 """Uniform, global, LAMP, sensitivity, AMC, evolution and NetAdapt on a ResNet-8, for one budget, then fine-tuned alike.
 
-    python -m benchmarks.search                            # three seeds, then the page
+    python -m benchmarks.search                            # three seeds, then the page: under an hour on one core
+    python -m benchmarks.search --full                     # a ResNet-20 instead, on a page of its own: about four hours
     python -m benchmarks.search --seeds 0 --only amc
     python -m benchmarks.search --page                     # only write the page of what the store holds
 
@@ -29,29 +30,32 @@ from prunus.training.files import append_line, read_lines
 
 ROOT = Path(__file__).parents[2]
 STORE = Path(os.environ.get("PRUNUS_BENCH", ROOT / "benchmarks" / "search" / "store"))
-RESULT = ROOT / "benchmarks" / "results" / "search.md"
+RESULTS = ROOT / "benchmarks" / "results"
 
 
 def main() -> None:
     """Run what the store lacks, then write the page."""
     options = arguments()
     torch.set_num_threads(1)
-    STORE.mkdir(parents=True, exist_ok=True)
-    lines = STORE / "lines.jsonl"
+    depth, store = (20, STORE / "full") if options.full else (8, STORE)
+    store.mkdir(parents=True, exist_ok=True)
+    lines = store / "lines.jsonl"
     for seed in [] if options.page else options.seeds:
         for target in options.targets:
             for way in options.only or WAYS:
                 done = {(line["target"], line["seed"], line["way"]) for line in read_lines(lines)}
                 if (target, seed, way) not in done:
-                    append_line(lines, one(Task(seed, STORE), target, way))
-    RESULT.write_text(markdown(read_lines(lines), "python -m benchmarks.search"), encoding="utf-8")
+                    append_line(lines, one(Task(seed, store, depth), target, way))
+    command = f"python -m benchmarks.search{' --full' if options.full else ''}"
+    page = RESULTS / f"search{'-full' if options.full else ''}.md"
+    page.write_text(markdown(read_lines(lines), depth, command), encoding="utf-8")
 
 
 def one(task: Task, target: str, way: str) -> dict[str, Any]:
     """Search, prune, prove, fine-tune, and read the test images of both models."""
     dense, slug = task.model, target.replace("=", "-").replace("@", "-")
     start, worked = time.perf_counter(), time.process_time()
-    found = WAYS[way](task, target, STORE / f"{slug}-{way}-{task.seed}.jsonl")
+    found = WAYS[way](task, target, task.folder / f"{slug}-{way}-{task.seed}.jsonl")
     searched, processor = time.perf_counter() - start, time.process_time() - worked
     small = found.plan.apply(found.weights)
     recalibrate_(small, task.norms)
@@ -85,6 +89,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--targets", nargs="+", default=["macs=0.5", "latency=0.6@onnxruntime"], help="budgets")
     parser.add_argument("--only", nargs="+", choices=list(WAYS), help="ways")
+    parser.add_argument("--full", action="store_true", help="a ResNet-20")
     parser.add_argument("--page", action="store_true", help="only write the page of what the store holds")
     return parser.parse_args()
 

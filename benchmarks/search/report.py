@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from benchmarks.coverage.report import table
 from benchmarks.criteria.units import spearman
-from benchmarks.search.task import ABOUT, SHORT_STEPS
+from benchmarks.search.task import ABOUT, NETS, SHORT_STEPS
 from benchmarks.search.ways import CANDIDATES, CRITERION, EPISODES, WAYS
 
 from prunus import costs
@@ -27,13 +27,13 @@ Units go by `{CRITERION}` everywhere. *judged*: the best candidate on the images
 test images, before and after the same fine-tuning. Time is the search's alone, of the first run."""
 
 
-def markdown(lines: Sequence[Line], command: str) -> str:
+def markdown(lines: Sequence[Line], depth: int, command: str) -> str:
     """Return the whole page."""
     around = {k: v for k, v in costs.environment().items() if k not in ("device", "dtype")}
     blocks = [
         "# Search: which ratios, for one budget",
         f"`{command}`",
-        ABOUT,
+        f"{NETS[depth]}, {ABOUT}",
         ABOUT_WAYS,
         "\n".join(f"* {key}: {value}" for key, value in {**around, "threads": 1}.items()),
     ]

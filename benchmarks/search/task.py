@@ -1,4 +1,4 @@
-"""The task: a ResNet-8 on a part of Fashion-MNIST, trained with a seed; who judges, who trains further.
+"""The task: a ResNet on a part of Fashion-MNIST, trained with a seed; who judges, who trains further.
 
 What is read: 10,000 training images; of the validation part the first 1,000 images judge candidates, and nothing else
 chooses; the 10,000 test images are read once before and once after the fine-tuning of every final model.
@@ -38,19 +38,22 @@ SHORT_STEPS = 10
 NUM_NORMS = 500
 BATCH = 100  # larger batches leave the cache of one core
 ABOUT = (
-    f"ResNet-8 (77,754 parameters), trained {TRAIN_EPOCHS} epochs on {NUM_TRAIN:,} images of Fashion-MNIST with the "
-    f"seed; {NUM_JUDGES:,} validation images judge candidates; every final model is fine-tuned {TUNE_EPOCHS} epochs "
-    f"in the same way; accuracy on the 10,000 test images. Batch norms are measured anew on {NUM_NORMS} training "
-    "images before a candidate, or a final model, is judged: without that all of them are near chance and tell nothing."
+    f"trained {TRAIN_EPOCHS} epochs on {NUM_TRAIN:,} images of Fashion-MNIST with the seed; {NUM_JUDGES:,} validation "
+    f"images judge candidates; every final model is fine-tuned {TUNE_EPOCHS} epochs in the same way; accuracy on the "
+    f"10,000 test images. Batch norms are measured anew on {NUM_NORMS} training images before a candidate, or a final "
+    "model, is judged: without that all of them are near chance and tell nothing."
 )
+NETS = {8: "ResNet-8 (77,754 parameters)", 20: "ResNet-20 (272,186 parameters)"}
+"""By depth."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """One seed's dense net and data. folder: where trained weights are kept."""
+    """One seed's dense net and data. folder: where trained weights are kept. depth: of the ResNet."""
 
     seed: int
     folder: Path
+    depth: int = 8
 
     @cached_property
     def data(self) -> zoo.Data:
@@ -82,7 +85,7 @@ class Task:
         """The dense net, trained, or read from the folder."""
         path = self.folder / f"dense-{self.seed}.safetensors"
         reseed(self.seed, "model", 0)
-        model = ResNetCifar(8, in_channels=1)
+        model = ResNetCifar(self.depth, in_channels=1)
         if path.exists():
             model.load_state_dict(load_checkpoint(path))
         else:

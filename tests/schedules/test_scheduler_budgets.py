@@ -29,7 +29,17 @@ class Curving(Counting):
         super().__init__(overhead=1e6, power=0.7)
 
 
+class Plunging(Counting):
+    """A whole model gains more than its parts say."""
+
+    name = "plunging"
+
+    def __init__(self) -> None:
+        super().__init__(power=2.0)
+
+
 register_device("curving", Curving)
+register_device("plunging", Plunging)
 
 
 @pytest.fixture(autouse=True)
@@ -124,6 +134,17 @@ def test_a_latency_is_met_by_the_whole_model_in_the_steps_of_kernels() -> None:
     assert "of the dense latency measured on curving, 0.700 asked" in scheduler.log[-1]["latency"]
     kept = {graph[name].size: int((~units).sum()) for name, units in scheduler.pruned_units().items()}
     assert all(count % 4 == 0 for count in kept.values())
+
+
+def test_steps_on_the_way_to_a_latency_do_not_go_beyond_it_where_the_table_is_off() -> None:
+    policy = Policy(granularity="filter", schedule=AGP(end=8), target="latency=0.8@plunging", allocation="global")
+    _, _, scheduler, graph = resnet(policy)
+    shares = []
+    while not scheduler.finished:
+        scheduler.epoch_end()
+        shares.append(macs_left(scheduler, graph) ** 2)
+    assert shares == sorted(shares, reverse=True)
+    assert 0.72 < shares[-1] <= 0.8 * 1.03  # 0.56 where the table is not fitted
 
 
 def test_stop_at_a_latency_measures_what_is_left() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 
 from torch import nn
@@ -40,6 +41,7 @@ class Aim:
         self, budget: Budget, kind: Granularity, targets: Sequence[Target], model: nn.Module, graph: Graph | None
     ) -> None:
         self.timing: Timing | None = None
+        self._is_fitted = False
         self._budget, self._targets, self._model, self._graph = budget, targets, model, graph
         self._is_structured = is_structured(kind)
         if self._is_structured and graph is None:
@@ -54,14 +56,26 @@ class Aim:
         at: from a fraction to counts. progress: above 0, 1 at the end. others: groups that other policies prune.
         steps: as for `prunus.allocation.meet`.
         """
-        if progress >= 1 and self._budget.quantity == "latency":
-            chosen, self.timing = meet_latency(self._table, self._budget, at, self._left(others), self._equal, steps)
-            return chosen
+        if self._budget.quantity == "latency":
+            self._fit(at, others, steps)
+            if progress >= 1:
+                left = self._left(others)
+                chosen, self.timing = meet_latency(self._table, self._budget, at, left, self._equal, steps)
+                return chosen
         ruler = self._ruler(others)
         eased = self._budget.eased(progress, ruler({})[1])
         if eased.is_met(*ruler(at(0.0))):
             return at(0.0)  # what went before, rounded, leads further
         return meet(eased, at, ruler, self._equal, steps)
+
+    def _fit(self, at: Callable[[float], dict[str, int]], others: Sizes, steps: Sizes) -> None:
+        """Correct the table by a structure near the budget, once: what earlier steps prune too much stays pruned."""
+        if self._is_fitted or not isinstance(self._table, LatencyTable):
+            return
+        self._is_fitted = True
+        with suppress(InputError):  # by the table alone out of reach; the last step tries, and says so
+            chosen = meet(self._budget, at, self._ruler(others), self._equal, steps)
+            self._table.refit([self._left(others)(chosen)[0]])
 
     def check(self, most: Sizes, others: Sizes) -> None:
         """Raise InputError where the budget is out of reach, NothingToPrune where the dense model meets it.
