@@ -1,6 +1,7 @@
 """One function over many items, wherever it runs: every item once, its own position, errors as they were."""
 
 import os
+import platform
 import sys
 import types
 from functools import partial
@@ -37,6 +38,21 @@ def die(x):
     os._exit(9)
 
 
+def pages_fetched_anew(rounds):
+    """Allocate and free 64 MiB in pieces, again and again; page faults after the first time."""
+    import resource
+
+    def once():
+        pieces = [torch.ones(4 << 20) for _ in range(4)]
+        return float(pieces[0][0])
+
+    once()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(rounds):
+        once()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
 def test_here_keeps_the_order():
     assert list(Here().map(square, [3, 1, 2])) == [(0, 9), (1, 1), (2, 4)]
 
@@ -46,6 +62,11 @@ def test_processes_do_every_item_once_elsewhere_with_a_share_of_the_threads():
     found = dict(Processes(2, threads=3).map(where, range(4)))
     assert {threads for _, threads in found.values()} == {3}
     assert os.getpid() not in {process for process, _ in found.values()}
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's malloc")
+def test_a_worker_keeps_the_memory_that_it_will_need_again():
+    assert dict(Processes(1).map(pages_fetched_anew, [10]))[0] < 10 * (64 << 20) / 4096 / 10
 
 
 def test_tied_tensors_stay_tied_in_another_process():
