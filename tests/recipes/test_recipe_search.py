@@ -49,9 +49,22 @@ def test_search_then_run_what_it_found(tmp_path):
     assert facts["ratio"]["macs"] >= 2
     assert {name: round(8 * ratio) for name, ratio in ratios.items()} == {n: c for n, c in best["counts"].items() if c}
 
-    again = invoke("search", recipe, "--method", "amc", "--target", "macs=0.5", "--trials", "5")
+    words = ("search", recipe, "--method", "amc", "--target", "macs=0.5", "--trials", "5")
+    again = invoke(*words)
     assert again.exit_code == 0
     assert "train 3/3: loss" not in again.output
+    assert json.loads((place / "run" / "report.json").read_text()) == facts, "what was run stays"
+
+    picked = invoke(*words, "--pick", "2")
+    assert picked.exit_code == 0, picked.output
+    assert "front: trial" in picked.output
+    ran = invoke("run", place / "searched-2.yaml")
+    assert ran.exit_code == 0, ran.output
+    other = json.loads((place / "run-2" / "report.json").read_text())
+    assert other["pruned"]["macs"] == pytest.approx(trials(place)[2]["share"] * other["dense"]["macs"])
+    none = invoke(*words, "--pick", "6")
+    assert none.exit_code == 2
+    assert "there is no candidate 6; the search tried 1 to 5" in none.output
     assert invoke("run", recipe).exit_code == 0, "the recipe itself still runs in its folder"
 
 

@@ -19,6 +19,9 @@ def command(
     seed: Annotated[int | None, typer.Option(help="Of the search, instead of the recipe's.")] = None,
     steps: Annotated[int, typer.Option(help="Batches on which netadapt trains each candidate.")] = 10,
     workers: Annotated[int, typer.Option(help="Processes in which netadapt trains candidates side by side.")] = 1,
+    pick: Annotated[
+        int | None, typer.Option(metavar="TRIAL", help="Write the recipe of this candidate instead of the best.")
+    ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Override a value: train.epochs=3.")
     ] = None,
@@ -38,11 +41,13 @@ def command(
         seed=seed,
         steps=steps,
         workers=workers,
+        pick=pick,
         fresh=fresh,
         reporter=reporter(console()),
     )
     for line in (
         str(found.result),
+        *(f"front: trial {t.number}, {t.metric:.4g} at {t.share:.3f}" for t in found.result.front),
         *(f"picture: {path}" for path in found.pictures),
         f"next: prunus run {found.recipe}",
     ):

@@ -3,7 +3,7 @@
 <out>/search/<method>-<budget>-<seed>/
     search.jsonl     every candidate; beside it the method's state
     front.svg, learning.svg
-    searched.yaml    the recipe with the ratios found
+    searched.yaml    the recipe with the ratios found; searched-17.yaml, of candidate 17
     run/             where that recipe runs; the trained weights lie there already
 """
 
@@ -31,7 +31,7 @@ from prunus.recipes.opening import Opened, moved, open_recipe
 from prunus.recipes.policies import calibration, of_batch
 from prunus.recipes.schema import Policy, Recipe
 from prunus.recipes.session import Session
-from prunus.search import SearchResult, find_method, search
+from prunus.search import SearchResult, Trial, find_method, search
 from prunus.training import Evaluation, Reporter, Silent, recalibrate_, reseed, train_epoch
 from prunus.training.losses import Loss
 
@@ -54,6 +54,7 @@ def search_recipe(
     seed: int | None = None,
     steps: int = 10,
     workers: int = 1,
+    pick: int | None = None,
     fresh: bool = False,
     reporter: Reporter | None = None,
 ) -> Searched:
@@ -61,6 +62,7 @@ def search_recipe(
 
     seed: the recipe's by default. steps: batches on which netadapt trains each candidate; 0 leaves that out.
     workers: processes in which netadapt trains its candidates side by side; the result is the same.
+    pick: the number of a candidate whose recipe is written instead of the best one's, beside it.
     fresh: begin the search anew; the trained model stays.
     Raises InputError for a recipe of several policies, and as `prunus.search.search` does.
     """
@@ -96,7 +98,7 @@ def search_recipe(
                 train=_short(session, steps) if method == "netadapt" and steps else None,
                 workers=workers,
             )
-        return Searched(result, _write(opened, result, place), _draw(result, place, reporter))
+        return Searched(result, _write(opened, result, place, pick), _draw(result, place, reporter))
 
 
 def _policy(recipe: Recipe) -> Policy:
@@ -167,24 +169,35 @@ class _First:
         return islice(iter(self.loader), self.count)
 
 
-def _write(opened: Opened, result: SearchResult, place: Path) -> Path:
+def _write(opened: Opened, result: SearchResult, place: Path, pick: int | None) -> Path:
     """Write the recipe with the ratios found, and make its folder, with the trained weights in it."""
-    path = place / "searched.yaml"
+    trial, suffix = (result.best, "") if pick is None else (_picked(result, pick), f"-{pick}")
+    path, out = place / f"searched{suffix}.yaml", place / f"run{suffix}"
     values = moved(_without_none(opened.recipe.plain()), opened.folders, place)
-    best = result.best
     values["name"] = f"{values.get('name', opened.recipe.model.factory)} ({result.method}, {result.budget})"
-    values["out"] = str(place / "run")
+    values["out"] = str(out)
     policy = values["prune"]["policies"][0]
     policy.pop("target", None)  # the ratios found say how much
-    policy["allocation"] = {"per_layer": result.ratios() or {"*": 0.0}}
-    head = f"# {result.method} for {result.budget}: trial {best.number}, {best.share:.3f} left, {best.metric:.4g}\n"
+    policy["allocation"] = {"per_layer": result.ratios(trial) or {"*": 0.0}}
+    head = f"# {result.method} for {result.budget}: trial {trial.number}, {trial.share:.3f} left, {trial.metric:.4g}\n"
     path.write_text(head + yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
     found = open_recipe(path)
-    run = open_folder(place / "run", found.recipe.plain(), fresh=True)
-    run.claim(found.recipe.plain(), found.text)
-    trained = Path(opened.recipe.out) / "state" / "train.safetensors"
-    shutil.copyfile(trained, place / "run" / "state" / "train.safetensors")
+    plain = found.recipe.plain()
+    try:
+        run = open_folder(out, plain)  # the run of these ratios, where there is one
+    except InputError:
+        run = open_folder(out, plain, fresh=True)  # of others
+    run.claim(plain, found.text)
+    trained = out / "state" / "train.safetensors"
+    if not trained.exists():
+        shutil.copyfile(Path(opened.recipe.out) / "state" / "train.safetensors", trained)
     return path
+
+
+def _picked(result: SearchResult, number: int) -> Trial:
+    if not 1 <= number < len(result.trials):
+        raise InputError(f"there is no candidate {number}; the search tried 1 to {len(result.trials) - 1}")
+    return result.trials[number]
 
 
 def _draw(result: SearchResult, place: Path, reporter: Reporter) -> tuple[Path, ...]:
