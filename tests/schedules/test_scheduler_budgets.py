@@ -203,6 +203,8 @@ def test_budgets_out_of_reach_are_refused_when_the_scheduler_is_built() -> None:
 
     with pytest.raises(InputError, match=r"target: macs=0\.2 is out of reach: with all .* macs gets to 0\.\d+ of the"):
         coupled(target="macs=0.2", max_ratio=0.5)
+    with pytest.raises(InputError, match=r"target: macs=0\.2 is out of reach"):
+        coupled(target="macs=0.2", allocation={"per_layer": {"0": 0.5}})
     with pytest.raises(NothingToPrune, match="met by the dense model as it is"):
         coupled(target="params<=1e9")
     with pytest.raises(InputError, match=r"needs the model's structure; give graph="):

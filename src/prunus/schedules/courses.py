@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from prunus.allocation import ScoredTarget
+from prunus.allocation import ScoredTarget, allocator, measure_for
 from prunus.axes import Graph
 from prunus.criteria import criterion, pieces_of
 from prunus.errors import InputError
 from prunus.granularity import find_targets, granularity
+from prunus.plans import named_state
 from prunus.schedules.aim import Aim
 from prunus.schedules.decide import Course
 from prunus.schedules.observing import needs_data
@@ -43,13 +45,15 @@ def courses_of(
         budget, kind = policy.budget, granularity(policy.granularity)
         aim = None if budget is None else Aim(budget, kind, targets, model, graph)
         courses[name] = Course(name, policy, when, targets, aim)
-    _check_aims(list(courses.values()))
+    _check_aims(list(courses.values()), named_state(model))
     return list(courses.values())
 
 
-def _check_aims(courses: Sequence[Course]) -> None:
+def _check_aims(courses: Sequence[Course], tensors: Mapping[str, Tensor]) -> None:
     """Raise InputError now for a budget that cannot be met in the end."""
-    most = {course.name: _most(course) for course in courses}
+    if all(course.aim is None for course in courses):
+        return
+    most = {course.name: _most(course, tensors) for course in courses}
     for course in courses:
         others = [(other, t) for other in courses if other is not course for t in other.targets if t.group is not None]
         left = {str(t.group): t.num_units - most[other.name][t.name] for other, t in others}
@@ -57,14 +61,16 @@ def _check_aims(courses: Sequence[Course]) -> None:
             course.aim.check(most[course.name], left)
 
 
-def _most(course: Course) -> dict[str, int]:
-    """Return the most units that may go, per target."""
-    policy, found = course.policy, {}
+def _most(course: Course, tensors: Mapping[str, Tensor]) -> dict[str, int]:
+    """Return the most units that may go, per target, whatever the scores will be."""
+    policy, share, scored = course.policy, allocator(course.policy.allocation), {}
+    limits: dict[str, Any] = {"round_to": policy.step, "max_ratio": policy.max_ratio}
     for target in course.targets:
-        scores = torch.zeros(target.num_units)
-        scored = ScoredTarget.of(target, scores, round_to=policy.step, max_ratio=policy.max_ratio)
-        found[target.name] = scored.bounded(target.num_units)
-    return found
+        scores, measured = torch.arange(1.0, target.num_units + 1), measure_for(share, target, tensors)
+        scored[target.name] = ScoredTarget.of(target, scores, measured=measured, **limits)
+    if course.aim is None:
+        return {name: target.bounded(target.num_units) for name, target in scored.items()}
+    return share.counts(scored, 1 - 1e-9)
 
 
 def check_criteria(courses: Sequence[Course], tensors: Mapping[str, Tensor], calibration: Calibration | None) -> None:
