@@ -116,6 +116,41 @@ def test_a_budget_counts_with_what_other_policies_have_pruned() -> None:
     )
 
 
+def test_a_group_of_two_policies_counts_once() -> None:
+    first = Policy(name="first", granularity="filter", targets="layer1*", schedule=OneShot(0.5))
+    second = Policy(name="second", granularity="filter", criterion="l2", schedule=AGP(end=3), target="macs=0.5")
+    for policies in ((first, second), (second, first)):
+        _, _, scheduler, graph = resnet(*policies)
+        while not scheduler.finished:
+            scheduler.epoch_end()
+        assert 0.495 <= macs_left(scheduler, graph) <= 0.5
+    hard = Policy(name="hard", granularity="filter", targets="layer1*", schedule=OneShot(0.9))
+    mild = Policy(name="mild", granularity="filter", max_ratio=0.3, schedule=OneShot(), target="macs=0.45")
+    _, _, scheduler, graph = resnet(hard, mild)
+    assert macs_left(scheduler, graph) <= 0.45
+
+
+def test_a_latency_that_another_policy_met_is_measured_and_nothing_more_goes() -> None:
+    first = Policy(name="first", granularity="filter", targets="layer[23]*", schedule=OneShot(0.7))
+    second = Policy(
+        name="second", granularity="filter", targets="layer1*", schedule=AGP(end=2), target="latency=0.8@curving"
+    )
+    _, _, scheduler, _ = resnet(first, second)
+    while not scheduler.finished:
+        scheduler.epoch_end()
+    assert "measured on curving, 0.800 asked" in scheduler.log[-1]["latency"]
+    assert not any(u.any() for n, u in scheduler.pruned_units().items() if n.startswith("layer1"))
+
+
+def test_what_other_policies_will_never_prune_is_not_counted_on() -> None:
+    little = Policy(name="little", granularity="filter", targets="layer1*", schedule=AGP(end=3, final=0.1))
+    other = Policy(
+        name="other", granularity="filter", targets="layer[23]*", schedule=AGP(end=3), target="macs=0.25", max_ratio=0.8
+    )
+    with pytest.raises(InputError, match=r"^policy 'other': target: macs=0\.25 is out of reach"):
+        resnet(little, other)
+
+
 def test_what_only_several_policies_reach_together_is_no_error() -> None:
     first = Policy(name="first", granularity="filter", targets="layer1*", schedule=OneShot(0.8))
     second = Policy(name="second", granularity="filter", targets="layer[23]*", schedule=OneShot(), target="macs=0.25")

@@ -32,9 +32,10 @@ def meet(
         raise NothingToPrune(f"budget {budget} is met by the dense model as it is; ask for less")
     if not budget.is_met(*ruler(counts(_MOST))):
         value, dense = ruler(counts(_MOST))
-        shown = f"{value / dense:.3f} of the dense model" if dense else f"{value:.3f}"
+        shown = f"{value / dense:.3f} of the dense model" if budget.relative else f"{value:.6g}"
         raise InputError(
-            f"budget {budget} is out of reach: {budget.quantity} gets to {shown} at most; see graph.frozen"
+            f"budget {budget} is out of reach: {budget.quantity} gets to {shown} at most; see graph.frozen, "
+            "max_ratio and the allocation"
         )
     bound = {name for names in equal for name in names}
     sets = [*equal, *((name,) for name in counts(0.0) if name not in bound)]

@@ -53,27 +53,41 @@ class Aim:
     def counts(self, at: Callable[[float], dict[str, int]], progress: float, others: Sizes, steps: Sizes) -> Sizes:
         """Return the units to prune per target once so much of the way is due.
 
-        at: from a fraction to counts. progress: above 0, 1 at the end. others: groups that other policies prune.
+        at: from a fraction to counts. progress: above 0, 1 at the end. others: units left in other policies' groups.
         steps: as for `prunus.allocation.meet`.
         """
-        if self._budget.quantity == "latency":
+        timed, ruler, least = self._budget.quantity == "latency", self._ruler(others), at(0.0)
+        if timed:
             self._fit(at, others, steps)
-            if progress >= 1:
-                left = self._left(others)
-                chosen, self.timing = meet_latency(self._table, self._budget, at, left, self._equal, steps)
-                return chosen
-        ruler = self._ruler(others)
         eased = self._budget.eased(progress, ruler({})[1])
-        if eased.is_met(*ruler(at(0.0))):
-            return at(0.0)  # what went before, rounded, leads further
-        return meet(eased, at, ruler, self._equal, steps)
+        if eased.is_met(*ruler(least)):  # what went before, or what others prune, leads so far
+            if timed and progress >= 1:
+                self.timing = self._timing(least, others)
+            return least
+        if progress >= 1 and timed:
+            left = self._left(others)
+            chosen, self.timing = meet_latency(self._table, self._budget, at, left, self._equal, steps)
+            return chosen
+        if progress >= 1:
+            return meet(eased, at, ruler, self._equal, steps)
+        try:
+            found = meet(eased, at, ruler, self._equal, steps)
+        except InputError:
+            return least  # out of reach for now; others may help before the end
+        beyond = self._budget.is_met(*ruler(found))  # a dear unit
+        return meet(self._budget, at, ruler, self._equal, steps) if beyond else found
+
+    def _timing(self, counts: Sizes, others: Sizes) -> Timing:
+        asked, on = self._budget.allowed(self._table.dense_ms), str(self._table.device)
+        check = self._table.measure(*self._left(others)(counts)) if isinstance(self._table, LatencyTable) else None
+        return Timing(asked, on, check, str(self._table))
 
     def _fit(self, at: Callable[[float], dict[str, int]], others: Sizes, steps: Sizes) -> None:
         """Correct the table by a structure near the budget, once: what earlier steps prune too much stays pruned."""
         if self._is_fitted or not isinstance(self._table, LatencyTable):
             return
         self._is_fitted = True
-        with suppress(InputError):  # by the table alone out of reach; the last step tries, and says so
+        with suppress(InputError, NothingToPrune):  # by the table out of reach, or met by what others prune
             chosen = meet(self._budget, at, self._ruler(others), self._equal, steps)
             self._table.refit([self._left(others)(chosen)[0]])
 
@@ -86,7 +100,7 @@ class Aim:
             raise NothingToPrune(f"target: {self._budget} is met by the dense model as it is; ask for less")
         value, dense = self._ruler(others)(levelled(dict(most), self._equal))
         if not self._budget.is_met(value, dense):
-            shown = f"{value / dense:.3f} of the dense model" if dense else f"{value:.3f}"
+            shown = f"{value / dense:.3f} of the dense model" if self._budget.relative else f"{value:.6g}"
             raise InputError(
                 f"target: {self._budget} is out of reach: with all that the policies may prune, "
                 f"{self._budget.quantity} gets to {shown}"
@@ -104,7 +118,12 @@ class Aim:
     def _left(self, others: Sizes) -> Left:
         graph = self._graph
         assert graph is not None
-        return lambda counts: ({**others, **{name: graph[name].size - n for name, n in counts.items() if n}}, ())
+
+        def left(counts: Sizes) -> tuple[dict[str, int], tuple[str, ...]]:
+            own = {name: graph[name].size - count for name, count in counts.items() if count}
+            return {**others, **{name: min(size, others.get(name, size)) for name, size in own.items()}}, ()
+
+        return left
 
     @property
     def _equal(self) -> tuple[tuple[str, ...], ...]:

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prunus.allocation import ScoredTarget, allocator, measure_for
+from prunus.allocation import Regrowing, ScoredTarget, allocator, measure_for
 from prunus.axes import Graph
 from prunus.criteria import criterion, pieces_of
-from prunus.errors import InputError
+from prunus.errors import InputError, naming
 from prunus.granularity import find_targets, granularity
 from prunus.plans import named_state
 from prunus.schedules.aim import Aim
@@ -56,9 +56,13 @@ def _check_aims(courses: Sequence[Course], tensors: Mapping[str, Tensor]) -> Non
     most = {course.name: _most(course, tensors) for course in courses}
     for course in courses:
         others = [(other, t) for other in courses if other is not course for t in other.targets if t.group is not None]
-        left = {str(t.group): t.num_units - most[other.name][t.name] for other, t in others}
+        left: dict[str, int] = {}
+        for other, t in others:
+            name, size = str(t.group), t.num_units - most[other.name][t.name]
+            left[name] = min(size, left.get(name, size))
         if course.aim is not None:
-            course.aim.check(most[course.name], left)
+            with naming(f"policy {course.name!r}"):
+                course.aim.check(most[course.name], left)
 
 
 def _most(course: Course, tensors: Mapping[str, Tensor]) -> dict[str, int]:
@@ -68,9 +72,10 @@ def _most(course: Course, tensors: Mapping[str, Tensor]) -> dict[str, int]:
     for target in course.targets:
         scores, measured = torch.arange(1.0, target.num_units + 1), measure_for(share, target, tensors)
         scored[target.name] = ScoredTarget.of(target, scores, measured=measured, **limits)
-    if course.aim is None:
+    if isinstance(share, Regrowing):
         return {name: target.bounded(target.num_units) for name, target in scored.items()}
-    return share.counts(scored, 1 - 1e-9)
+    last = 1 - 1e-9 if course.aim is not None else 1.0 if share.uses_progress else course.schedule.final or 1.0
+    return share.counts(scored, last)
 
 
 def check_criteria(courses: Sequence[Course], tensors: Mapping[str, Tensor], calibration: Calibration | None) -> None:

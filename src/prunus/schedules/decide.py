@@ -69,21 +69,24 @@ def choose(
     tensors: Mapping[str, Tensor],
     equal: Sequence[Sequence[str]] = (),
     statistics: Statistics | None = None,
-    others: Mapping[str, int] | None = None,
+    others: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """Return the units to prune per target at a fraction, (U,) bool; what is pruned stays so unless it regrows.
 
     course: has measured what its allocator goes by. equal: sets of groups that must lose equally many units
-    (`Graph.equal`). statistics: what the criterion needs. others: units left in the groups that other policies prune,
-    with which a budget counts.
+    (`Graph.equal`). statistics: what the criterion needs. others: group -> (size,) bool, what other policies have
+    pruned, with which a budget counts: in a group of both it is this one's, too.
     Raises TrainingError, naming the target, where weights are nan.
     """
     policy = course.policy
     rank, share = criterion(policy.criterion), allocator(policy.allocation)
-    scored = {}
+    pruned, scored = dict(course.pruned), {}
+    if course.aim is not None:
+        shared = {t.name: (others or {}).get(t.group or "", pruned[t.name]) for t in course.targets}
+        pruned |= {name: pruned[name] | units for name, units in shared.items()}
     for target in course.targets:
         scores = _checked(target, score_for(share, target, tensors, rank, statistics))
-        before = course.pruned[target.name]
+        before = pruned[target.name]
         ranked = scores if course.regrows else _with_pruned_lowest(scores, before)
         measured = course.measured.get(target.name, {})
         scored[target.name] = ScoredTarget.of(
@@ -102,15 +105,17 @@ def choose(
     if course.aim is None:
         counts = levelled(share.counts(scored, due), equal)
     else:
-        gone = {name: int(units.sum()) for name, units in course.pruned.items()}
+        gone = {name: int(units.sum()) for name, units in pruned.items()}
+        own = {target.group for target in course.targets}
+        left = {name: int((~units).sum()) for name, units in (others or {}).items() if name not in own}
 
         def at(amount: float) -> dict[str, int]:
             wished = levelled(share.counts(scored, amount), equal)
             return {name: max(count, gone[name]) for name, count in wished.items()}
 
         steps = {name: each.round_to for name, each in scored.items()}
-        counts = course.aim.counts(at, progress, others or {}, steps)
-    return {t.name: _pick(t, scored[t.name].scores, counts[t.name], course.pruned[t.name]) for t in course.targets}
+        counts = course.aim.counts(at, progress, left, steps)
+    return {t.name: _pick(t, scored[t.name].scores, counts[t.name], pruned[t.name]) for t in course.targets}
 
 
 def masks_of(course: Course, pruned: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -85,7 +85,10 @@ class Iterative:
         if self.progression not in get_args(Progression):
             raise NameNotFound.of("progression", str(self.progression), get_args(Progression))
         if self.progression == "geometric" and self.final is None:
-            raise InputError("schedule.final is missing; a geometric progression needs the fraction it ends at")
+            raise InputError(
+                "schedule.final is missing; a geometric progression needs the fraction it ends at, so it leads to no "
+                "target: give progression: linear for that"
+            )
 
     @property
     def unit(self) -> Unit:

@@ -237,7 +237,7 @@ class PruningScheduler:
                 self._prune(course, course.fraction)
 
     def _act(self, unit: Unit, now: int) -> None:
-        for course in self._courses:
+        for course in sorted(self._courses, key=lambda course: course.aim is not None):  # budgets count with the others
             if self._reason is None and course.schedule.unit == unit:
                 fraction = course.schedule.fraction(now)
                 again = isinstance(course.schedule, Repeating) and course.schedule.acts(now)
@@ -252,7 +252,8 @@ class PruningScheduler:
         rank, gathered = criterion(course.policy.criterion), self._observer.gathered(course)
         seen = collect_for(self._model, rank, course.targets, self._calibration, gathered)
         equal = () if self._graph is None else self._graph.equal
-        pruned = choose(course, fraction, tensors, equal, seen, self._left_by_others(course))
+        others = self._pruned_units([other for other in self._courses if other is not course])
+        pruned = choose(course, fraction, tensors, equal, seen, others)
         before = course.num_pruned
         with mended_(self._model, course.policy, self.masks, self._calibration) as facts:
             if self._fold_constants and self._graph is not None:
@@ -269,10 +270,6 @@ class PruningScheduler:
                 self.log.pop()
             self._note("pruned", policy=course.name, **counted, sparsity=self.sparsity, **facts)
             self._look_for_a_stop()
-
-    def _left_by_others(self, course: Course) -> dict[str, int]:
-        pruned = self._pruned_units([other for other in self._courses if other is not course])
-        return {name: int((~units).sum()) for name, units in pruned.items()}
 
     def _look_for_a_stop(self) -> None:
         for condition in self._stop:
