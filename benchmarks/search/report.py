@@ -24,7 +24,8 @@ ABOUT_WAYS = f"""\
 * `netadapt-ratios`: its counts on the dense weights, so that all rows start from the same weights.
 
 Units go by `{CRITERION}` everywhere. *judged*: the best candidate on the images that judged; *before*, *after*: on the
-test images, before and after the same fine-tuning. Time is the search's alone, of the first run."""
+test images, before and after the same fine-tuning. Time is the search's alone, of the first run: the
+processor's says more, the other is of a machine that did other work, too."""
 
 
 def markdown(lines: Sequence[Line], depth: int, command: str) -> str:

@@ -42,6 +42,16 @@ def test_a_gradual_run_meets_its_budget(tmp_path, target):
     assert figures[0] > 1.5 * figures[-1]
 
 
+def test_a_dry_run_does_not_judge_a_budget_by_one_of_several_policies(tmp_path):
+    schedule = {"kind": "one_shot", "final": 0.8}
+    first = {"name": "first", "granularity": "filter", "targets": "3*", "schedule": schedule}
+    second = {"name": "second", "granularity": "filter", "targets": "0*", "schedule": AGP, "target": "macs=0.25"}
+    opened = open_recipe(write_project(tmp_path, sensitivity=None, prune={"epochs": 3, "policies": [second, first]}))
+    assert "as much as meets it with what the other policies prune" in preview(opened)
+    facts = run(opened).facts
+    assert facts["pruned"]["macs"] <= 0.25 * facts["dense"]["macs"]
+
+
 def test_macs_are_those_of_one_sample(tmp_path):
     for name in "abc":
         (tmp_path / name).mkdir()

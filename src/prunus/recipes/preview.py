@@ -29,11 +29,15 @@ def preview(opened: Opened) -> str:
     model = parts.build_model().eval()
     example = tuple(x.to(parts.device) for x in first_inputs(parts.data.validation, "data.validation", TRACED))
     graph = trace(model, example, inexact=recipe.prune.inexact)
-    plans = [_plan(graph, policy) for policy in recipe.prune.policies]
+    policies, plans = recipe.prune.policies, list[Plan]()
     lines = [f"plan of {recipe.name or recipe.model.factory} (nothing is written)"]
-    for policy, plan in zip(recipe.prune.policies, plans, strict=True):
+    for policy in policies:
         lines.append(_headline(policy))
-        lines += [f"  {line}" for line in _changes(graph, plan)]
+        if policy.target is not None and len(policies) > 1:
+            lines.append("  as much as meets it with what the other policies prune; the costs below are without it")
+            continue
+        plans.append(_plan(graph, policy))
+        lines += [f"  {line}" for line in _changes(graph, plans[-1])]
     lines += _cost(graph, plans, model)
     lines += [line for stage in ("train", "prune") for line in _terms(stage, getattr(recipe, stage), graph, model)]
     return "\n".join([*lines, *_exactness(recipe.prune, graph, plans, model), *_frozen(graph)])
