@@ -244,6 +244,7 @@ def test_the_schema_knows_every_key():
     assert schema["$defs"]["Prune"]["properties"]["fold_constants"]["type"] == "boolean"
     assert set(schema["$defs"]["Policy"]["properties"]) == {
         "name", "targets", "granularity", "criterion", "allocation", "schedule", "solver", "round_to", "max_ratio",
+        "target",
     }  # fmt: skip
 
 
