@@ -123,6 +123,32 @@ def test_global_weighs_units_by_their_elements():
     assert Global("none").counts(targets, 0.5) == {"small": 2, "large": 1}
 
 
+@settings(max_examples=100, deadline=None)
+@given(
+    lists=st.lists(st.lists(st.tuples(st.integers(0, 9), st.integers(1, 40)), min_size=1, max_size=8), min_size=1),
+    fraction=st.floats(0, 1),
+)
+def test_global_counts_the_elements_of_units_that_differ_in_size(lists, fraction):
+    targets = {
+        f"t{i}": ScoredTarget(
+            torch.tensor([float(s) for s, _ in units]), 7.5, sizes=torch.tensor([n for _, n in units])
+        )
+        for i, units in enumerate(lists)
+    }
+    ranked = sorted(((s, i, n) for i, units in enumerate(lists) for s, n in units), key=lambda unit: unit[:2])
+    left, gone = fraction * sum(n for _, _, n in ranked) * (1 + 1e-12), [0] * len(lists)
+    for _, i, size in ranked:
+        left -= size
+        if left < 0:
+            break
+        gone[i] += 1
+    assert list(Global("none").counts(targets, fraction).values()) == gone
+    for units, target in zip(lists, targets.values(), strict=True):
+        order = sorted(range(len(units)), key=lambda place: units[place][0])
+        for count in range(len(units) + 1):
+            assert target.spent(count) == sum(units[place][1] for place in order[:count])
+
+
 def test_global_element_sparsity_of_a_model_is_exact():
     model = nn.Sequential(nn.Conv2d(3, 7, 3), nn.Linear(11, 5), nn.Linear(5, 3))
     params = dict(model.named_parameters())

@@ -111,6 +111,25 @@ def test_a_budget_is_used_to_one_percent_and_never_exceeded(name: str, allocatio
                 assert len({made.sizes.get(n, graph[n].size) for n in names}) == 1
 
 
+def ragged() -> nn.Sequential:
+    """Two layers that vectors of 32 and blocks of 5 x 7 cut into units of several sizes."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(36, 36), nn.ReLU(), nn.Linear(36, 20)).double()
+
+
+@pytest.mark.parametrize("allocation", ["uniform", "global", "lamp"])
+@pytest.mark.parametrize("granularity", ["vector(32)", "vector(8)", "block(5,7)"])
+def test_zeros_are_met_to_the_unit_also_where_units_differ_in_size(granularity: str, allocation: str) -> None:
+    model = ragged()
+    graph = trace(model, torch.randn(2, 36).double())
+    largest = {"vector(32)": 32, "vector(8)": 8, "block(5,7)": 35}[granularity]
+    params, weights = sum(p.numel() for p in model.parameters()), sum(m.weight.numel() for m in (model[0], model[2]))
+    for target, wanted in (("sparsity=0.5", weights / 2), ("nnz=0.4", params * 0.6)):
+        made = plan(graph, target=target, granularity=granularity, allocation=allocation)
+        zeros = sum(int((~mask).sum()) for mask in made.masks.values())
+        assert wanted <= zeros <= wanted + largest
+
+
 def test_units_are_given_back_in_steps() -> None:
     graph, _ = traced("vit_cifar")
     for share in (0.3, 0.4, 0.5, 0.6):

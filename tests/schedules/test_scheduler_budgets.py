@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from prunus import zoo
 from prunus.axes import trace
@@ -100,6 +101,17 @@ def test_zeros_meet_a_sparsity_of_the_targets_or_a_number_of_nonzeros() -> None:
             assert sum(int(p.count_nonzero()) for p in model.parameters()) in range(198, 201)
         else:
             assert 0 <= gone / total - zeros <= 1 / total
+
+
+def test_zeros_of_vectors_that_do_not_divide_the_inputs_are_counted_as_they_are() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(36, 36), nn.Linear(36, 20))
+    policy = Policy(granularity="vector(32)", schedule=Iterative(rounds=2), target="sparsity=0.5", allocation="global")
+    scheduler = PruningScheduler(model, torch.optim.SGD(model.parameters(), 0.1), [policy])
+    scheduler.epoch_end()
+    weights = [layer.weight for layer in model]
+    gone, total = sum(int((w == 0).sum()) for w in weights), sum(w.numel() for w in weights)
+    assert total / 2 <= gone <= total / 2 + 32
 
 
 def test_a_budget_counts_with_what_other_policies_have_pruned() -> None:

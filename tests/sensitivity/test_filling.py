@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from prunus import plan, trace, zoo
+from prunus import perform_sensitivity_analysis, plan, trace, zoo
 from prunus.allocation import Budget, parse_budget
 from prunus.allocation.counts import num_pruned
 from prunus.errors import InputError, NameNotFound
@@ -192,6 +192,24 @@ def test_zeros_meet_a_sparsity_exactly():
     assert 0.9 <= costs.sparsity(counts) < 0.901
     with pytest.raises(NameNotFound, match="nnz, sparsity"):
         curves.ratios_for("macs=0.5")
+
+
+@pytest.mark.parametrize("inputs", [36, 401])
+def test_zeros_of_vectors_that_do_not_divide_the_inputs_are_counted_as_they_are(inputs):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(inputs, 200), torch.nn.Linear(200, 9)).double()
+
+    def evaluate(net):
+        return float((net[0].weight.abs().sum() + 3 * net[1].weight.abs().sum()).detach())
+
+    curves = perform_sensitivity_analysis(model, evaluate, granularity="vector(32)", levels=(0.3, 0.6, 0.9))
+    ratios = Curves.from_dict(curves.to_dict()).ratios_for("sparsity=0.5")
+    made = plan(trace(model, torch.zeros(2, inputs).double()), ratio=0.5, granularity="vector(32)", criterion="l1",
+                allocation={"per_layer": ratios})  # fmt: skip
+    zeros = sum(int((~mask).sum()) for mask in made.masks.values())
+    total = sum(layer.weight.numel() for layer in model)
+    assert zeros == pytest.approx(curves.costs.sparsity(curves.costs.counts(ratios)) * total, abs=inputs / 36)
+    assert zeros == pytest.approx(total / 2, abs=40)
 
 
 def test_a_budget_beyond_the_highest_level_is_refused():

@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-from prunus import plan, trace, zoo
+from prunus import perform_sensitivity_analysis, plan, trace, zoo
 from prunus.errors import FileError, InputError, PrunusError
 from prunus.granularity import find_targets
 from prunus.sensitivity import Costs, Curves, TargetCost, target_costs
@@ -168,6 +168,22 @@ def test_zeros_show_non_zeros_and_a_rising_loss_is_a_drop(browser, tmp_path):
     assert number(browser, "nonzeros") == costs.left(costs.counts(ratios)).nnz
     assert browser.run("document.getElementById('macs')") is None
     assert browser.run("document.getElementById('recipe').textContent") == curves.recipe(ratios)
+
+
+def test_zeros_of_units_of_several_sizes_are_the_same_on_the_page(browser, tmp_path):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(36, 70), torch.nn.Linear(70, 9))
+    curves = perform_sensitivity_analysis(
+        model, lambda net: float(net[0].weight.detach().abs().sum()), granularity="vector(32)", levels=(0.3, 0.6)
+    )
+    curves.page(tmp_path / "page.html", max_drop=50)
+    browser.open(tmp_path / "page.html")
+    counts = curves.costs.counts({name: rounded_down(ratio) for name, ratio in curves.ratios(50).items()})
+    assert any(counts.values())
+    assert number(browser, "nonzeros") == pytest.approx(curves.costs.left(counts).nnz, abs=1e-6)
+    assert number(browser, "nonzeros") != curves.costs.left({}).nnz - sum(
+        count * curves.costs.targets[name].elements for name, count in counts.items()
+    )
 
 
 def test_latency_follows_the_line_and_is_that_of_a_device_that_counts(browser, graph, tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
@@ -35,8 +36,9 @@ class ScoredTarget:
     """A target's scores with what its count must respect.
 
     scores: (U,) float, low = prune.
-    weight: cost of one unit in the currency of the fraction: elements per unit for weights, 1 for coupled
-        groups.
+    weight: cost of one unit in the currency of the fraction: elements per unit for weights, on average, 1 for coupled
+        groups. sizes: (U,) int64, the cost of each where they differ, as at the edge of a tensor that vectors do not
+        divide; else None.
     minimum: units that are always kept; 1 for structured targets, so that no layer is emptied; what a router chooses.
     round_to: the kept number is rounded up to a multiple of this.
     fixed: n:m's number of pruned units, whatever the fraction; else None.
@@ -55,6 +57,7 @@ class ScoredTarget:
     pruned: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
     measured: Mapping[str, float] = field(default_factory=dict)
     shapes: tuple[tuple[int, ...], ...] = ()
+    sizes: Tensor | None = None
 
     def __post_init__(self) -> None:
         if not self.pruned.numel():
@@ -80,12 +83,29 @@ class ScoredTarget:
         step = 1 if not structured else auto_step(target) if round_to == "auto" else round_to
         floor = max(floor, num_kept(max_ratio, target.num_units))
         shapes = tuple(tuple(part.units.shape) for part in target.scored if len(part.units.shape) > 1)
-        return cls(scores, weight, floor, step, units.fixed, names, shapes=shapes, **known)
+        sizes = None if structured or units.fixed is not None or not units.is_ragged else units.counts
+        return cls(scores, weight, floor, step, units.fixed, names, shapes=shapes, sizes=sizes, **known)
 
     @property
     def num_units(self) -> int:
         """U."""
         return self.scores.numel()
+
+    @property
+    def costs(self) -> Tensor:
+        """(U,), the cost of each unit."""
+        return torch.tensor(self.weight).expand(self.num_units) if self.sizes is None else self.sizes
+
+    def spent(self, pruned: int) -> float:
+        """Return what the `pruned` units with the lowest scores cost together."""
+        if self.sizes is None:
+            return pruned * self.weight
+        return int(self._spent[pruned - 1]) if pruned else 0
+
+    @cached_property
+    def _spent(self) -> Tensor:
+        assert self.sizes is not None
+        return self.sizes[self.scores.argsort(stable=True)].cumsum(0)
 
     def bounded(self, pruned: int) -> int:
         """Return the number to prune once floors, rounding and n:m are met."""

@@ -22,30 +22,32 @@ def ranked_counts(
     first that does not ends it. n:m targets keep their fixed number and do not count.
     """
     free = {name: target for name, target in targets.items() if target.fixed is None}
-    ranked = [_expendable(comparable(t.scores), t.minimum) for t in free.values()]
-    if len({target.weight for target in free.values()}) <= 1:
+    ranked = {name: comparable(target.scores) for name, target in free.items()}
+    going = {name: _expendable(ranked[name], target.minimum) for name, target in free.items()}
+    weak = [ranked[name][going[name]] for name in free]
+    if len({target.weight for target in free.values()}) <= 1 and all(target.sizes is None for target in free.values()):
         total = sum(target.num_units for target in free.values())
-        wanted = min(num_pruned(fraction, total), sum(scores.numel() for scores in ranked))
-        found = [int(mask.sum()) for mask in lowest_k(ranked, wanted)]
+        wanted = min(num_pruned(fraction, total), sum(scores.numel() for scores in weak))
+        found = [int(mask.sum()) for mask in lowest_k(weak, wanted)]
     else:
-        found = _weighted_counts(ranked, list(free.values()), fraction)
+        costs = [target.costs[going[name]] for name, target in free.items()]
+        goal = fraction * sum(target.spent(target.num_units) for target in free.values())
+        found = _weighted_counts(weak, costs, goal)
     chosen = dict(zip(free, found, strict=True))
     return {name: target.bounded(chosen.get(name, 0)) for name, target in targets.items()}
 
 
-def _expendable(scores: Tensor, minimum: int) -> Tensor:
-    """Return the scores without those of the `minimum` best units, which are never pruned."""
+def _expendable(scores: Tensor, minimum: int) -> Tensor | slice:
+    """Return where the scores are without those of the `minimum` best units, which are never pruned."""
     if minimum == 0:
-        return scores
-    return scores[lowest_k([scores], max(0, scores.numel() - minimum))[0]]
+        return slice(None)
+    return lowest_k([scores], max(0, scores.numel() - minimum))[0]
 
 
-def _weighted_counts(ranked: list[Tensor], targets: list[ScoredTarget], fraction: float) -> list[int]:
-    """Prune the lowest scores of all while their cost fits into the fraction of the total cost."""
+def _weighted_counts(ranked: list[Tensor], costs: list[Tensor], goal: float) -> list[int]:
+    """Prune the lowest scores of all while their costs, one per unit, fit into the goal."""
     owner = torch.cat([torch.full((scores.numel(),), i) for i, scores in enumerate(ranked)])
-    costs = torch.tensor([target.weight for target in targets], dtype=torch.float64)
     order = torch.cat([scores.double().cpu() for scores in ranked]).argsort(stable=True)
-    goal = fraction * sum(target.num_units * target.weight for target in targets)
-    spent = costs[owner[order]].cumsum(0)
+    spent = torch.cat([each.double() for each in costs])[order].cumsum(0)
     taken = order[spent <= goal * (1 + 1e-12)]
-    return torch.bincount(owner[taken], minlength=len(targets)).tolist()
+    return torch.bincount(owner[taken], minlength=len(ranked)).tolist()

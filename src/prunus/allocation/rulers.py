@@ -42,7 +42,7 @@ def ruler_of(
     """
     if not is_structured(kind):
         check_quantity(budget, kind)
-        return zeros_ruler(budget, targets, graph.size().params)
+        return zeros_ruler(budget, scored, graph.size().params)
     return structure_ruler(graph, budget, left_of(graph, kind, targets, scored))
 
 
@@ -100,13 +100,12 @@ def check_quantity(budget: Budget, kind: Granularity) -> None:
         )
 
 
-def zeros_ruler(budget: Budget, targets: Sequence[Target], params: int) -> Ruler:
+def zeros_ruler(budget: Budget, scored: Mapping[str, ScoredTarget], params: int) -> Ruler:
     """Return a function from counts to the share of zeros among the targets, or to the non-zeros of all parameters."""
-    elements = {t.name: t.parts[0].units.shape.numel() / max(1, t.num_units) for t in targets}
-    total = sum(t.parts[0].units.shape.numel() for t in targets)
+    total = sum(target.spent(target.num_units) for target in scored.values())
 
     def zeros(counts: Counts) -> tuple[float, float]:
-        gone = sum(count * elements[name] for name, count in counts.items())
+        gone = sum(scored[name].spent(count) for name, count in counts.items())
         return (gone / total, 0.0) if budget.quantity == "sparsity" else (params - gone, params)
 
     return zeros

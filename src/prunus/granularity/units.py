@@ -38,6 +38,12 @@ class Units(ABC):
         self.counts = counts
         self.num_units = counts.numel()
 
+    @property
+    def is_ragged(self) -> bool:
+        """Whether units differ in size."""
+        is_one_number = not any(self.counts.stride())  # as many as there are weights, where units are elements
+        return not is_one_number and bool(self.counts.min() < self.counts.max())
+
     @abstractmethod
     def gather(self, tensor: Tensor) -> Tensor:
         """Return the elements as (U, E); short units are padded with 0. A view where the layout allows it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cached_property
 
@@ -12,6 +12,7 @@ from prunus.allocation import (
     Budget,
     Left,
     Ruler,
+    ScoredTarget,
     Timing,
     is_structured,
     latency_ruler,
@@ -23,7 +24,7 @@ from prunus.allocation import (
 )
 from prunus.axes import Graph
 from prunus.errors import InputError, NothingToPrune
-from prunus.granularity import Granularity, Target
+from prunus.granularity import Granularity
 from prunus.runtimes import GivenTable, LatencyTable, device, latency_table
 
 Sizes = Mapping[str, int]
@@ -37,12 +38,10 @@ class Aim:
     Raises InputError where filters or channels are pruned without a graph.
     """
 
-    def __init__(
-        self, budget: Budget, kind: Granularity, targets: Sequence[Target], model: nn.Module, graph: Graph | None
-    ) -> None:
+    def __init__(self, budget: Budget, kind: Granularity, model: nn.Module, graph: Graph | None) -> None:
         self.timing: Timing | None = None
         self._is_fitted = False
-        self._budget, self._targets, self._model, self._graph = budget, targets, model, graph
+        self._budget, self._model, self._graph = budget, model, graph
         self._is_structured = is_structured(kind)
         if self._is_structured and graph is None:
             raise InputError(
@@ -50,15 +49,22 @@ class Aim:
                 "schedule.final instead"
             )
 
-    def counts(self, at: Callable[[float], dict[str, int]], progress: float, others: Sizes, steps: Sizes) -> Sizes:
+    def counts(
+        self,
+        at: Callable[[float], dict[str, int]],
+        progress: float,
+        others: Sizes,
+        scored: Mapping[str, ScoredTarget],
+    ) -> Sizes:
         """Return the units to prune per target once so much of the way is due.
 
         at: from a fraction to counts. progress: above 0, 1 at the end. others: units left in other policies' groups.
-        steps: as for `prunus.allocation.meet`.
+        scored: the targets as `at` sees them.
         """
-        timed, ruler, least = self._budget.quantity == "latency", self._ruler(others), at(0.0)
+        timed, ruler, least = self._budget.quantity == "latency", self._ruler(others, scored), at(0.0)
+        steps = {name: target.round_to for name, target in scored.items()}
         if timed:
-            self._fit(at, others, steps)
+            self._fit(at, ruler, others, steps)
         eased = self._budget.eased(progress, ruler({})[1])
         if eased.is_met(*ruler(least)):  # what went before, or what others prune, leads so far
             if timed and progress >= 1:
@@ -82,23 +88,24 @@ class Aim:
         check = self._table.measure(*self._left(others)(counts)) if isinstance(self._table, LatencyTable) else None
         return Timing(asked, on, check, str(self._table))
 
-    def _fit(self, at: Callable[[float], dict[str, int]], others: Sizes, steps: Sizes) -> None:
+    def _fit(self, at: Callable[[float], dict[str, int]], ruler: Ruler, others: Sizes, steps: Sizes) -> None:
         """Correct the table by a structure near the budget, once: what earlier steps prune too much stays pruned."""
         if self._is_fitted or not isinstance(self._table, LatencyTable):
             return
         self._is_fitted = True
         with suppress(InputError, NothingToPrune):  # by the table out of reach, or met by what others prune
-            chosen = meet(self._budget, at, self._ruler(others), self._equal, steps)
+            chosen = meet(self._budget, at, ruler, self._equal, steps)
             self._table.refit([self._left(others)(chosen)[0]])
 
-    def check(self, most: Sizes, others: Sizes) -> None:
+    def check(self, most: Sizes, others: Sizes, scored: Mapping[str, ScoredTarget]) -> None:
         """Raise InputError where the budget is out of reach, NothingToPrune where the dense model meets it.
 
         most: the most units that may go, per target. others: the fewest that other policies may leave, by group.
+        scored: the targets, with any scores.
         """
-        if self._budget.is_met(*self._ruler({})({})):
+        if self._budget.is_met(*self._ruler({}, scored)({})):
             raise NothingToPrune(f"target: {self._budget} is met by the dense model as it is; ask for less")
-        value, dense = self._ruler(others)(levelled(dict(most), self._equal))
+        value, dense = self._ruler(others, scored)(levelled(dict(most), self._equal))
         if not self._budget.is_met(value, dense):
             shown = f"{value / dense:.3f} of the dense model" if self._budget.relative else f"{value:.6g}"
             raise InputError(
@@ -106,10 +113,10 @@ class Aim:
                 f"{self._budget.quantity} gets to {shown}"
             )
 
-    def _ruler(self, others: Sizes) -> Ruler:
+    def _ruler(self, others: Sizes, scored: Mapping[str, ScoredTarget]) -> Ruler:
         if not self._is_structured:
             parameters = sum(parameter.numel() for parameter in self._model.parameters())
-            return zeros_ruler(self._budget, self._targets, parameters)
+            return zeros_ruler(self._budget, scored, parameters)
         if self._budget.quantity == "latency":
             return latency_ruler(self._table, self._left(others))
         assert self._graph is not None

@@ -43,7 +43,7 @@ def courses_of(
         when = with_whole_times(schedule(policy.schedule), steps_per_epoch)
         targets = find_targets(model, policy.granularity, policy.targets, graph)
         budget, kind = policy.budget, granularity(policy.granularity)
-        aim = None if budget is None else Aim(budget, kind, targets, model, graph)
+        aim = None if budget is None else Aim(budget, kind, model, graph)
         courses[name] = Course(name, policy, when, targets, aim)
     _check_aims(list(courses.values()), named_state(model))
     return list(courses.values())
@@ -53,7 +53,8 @@ def _check_aims(courses: Sequence[Course], tensors: Mapping[str, Tensor]) -> Non
     """Raise InputError now for a budget that cannot be met in the end."""
     if all(course.aim is None for course in courses):
         return
-    most = {course.name: _most(course, tensors) for course in courses}
+    scored = {course.name: _unscored(course, tensors) for course in courses}
+    most = {course.name: _most(course, scored[course.name]) for course in courses}
     for course in courses:
         others = [(other, t) for other in courses if other is not course for t in other.targets if t.group is not None]
         left: dict[str, int] = {}
@@ -62,16 +63,22 @@ def _check_aims(courses: Sequence[Course], tensors: Mapping[str, Tensor]) -> Non
             left[name] = min(size, left.get(name, size))
         if course.aim is not None:
             with naming(f"policy {course.name!r}"):
-                course.aim.check(most[course.name], left)
+                course.aim.check(most[course.name], left, scored[course.name])
 
 
-def _most(course: Course, tensors: Mapping[str, Tensor]) -> dict[str, int]:
-    """Return the most units that may go, per target, whatever the scores will be."""
+def _unscored(course: Course, tensors: Mapping[str, Tensor]) -> dict[str, ScoredTarget]:
+    """Return the targets before anything is known of their scores; any will do."""
     policy, share, scored = course.policy, allocator(course.policy.allocation), {}
     limits: dict[str, Any] = {"round_to": policy.step, "max_ratio": policy.max_ratio}
     for target in course.targets:
         scores, measured = torch.arange(1.0, target.num_units + 1), measure_for(share, target, tensors)
         scored[target.name] = ScoredTarget.of(target, scores, measured=measured, **limits)
+    return scored
+
+
+def _most(course: Course, scored: Mapping[str, ScoredTarget]) -> dict[str, int]:
+    """Return the most units that may go, per target, whatever the scores will be."""
+    share = allocator(course.policy.allocation)
     if isinstance(share, Regrowing):
         return {name: target.bounded(target.num_units) for name, target in scored.items()}
     last = 1 - 1e-9 if course.aim is not None else 1.0 if share.uses_progress else course.schedule.final or 1.0

@@ -113,8 +113,7 @@ def choose(
             wished = levelled(share.counts(scored, amount), equal)
             return {name: max(count, gone[name]) for name, count in wished.items()}
 
-        steps = {name: each.round_to for name, each in scored.items()}
-        counts = course.aim.counts(at, progress, left, steps)
+        counts = course.aim.counts(at, progress, left, scored)
     return {t.name: _pick(t, scored[t.name].scores, counts[t.name], pruned[t.name]) for t in course.targets}
 
 

@@ -91,11 +91,13 @@ def perform_sensitivity_analysis(
     settings = ("coupled" if graph is not None else "single", *(["recalibrated"] if recalibrate is not None else []))
     cells = CellStore(store, fingerprint(plain, kind.name, judge.name, *settings))
     seen = collect_for(plain, judge, chosen, calibration(data, loss))
-    engine = Engine(model, evaluate, Cutter(model, judge, seen), recalibrate, approximate)
+    cutter = Cutter(model, judge, seen)
+    engine = Engine(model, evaluate, cutter, recalibrate, approximate)
     wanted = [DENSE, *(Cell(target, level) for target in chosen for level in steps)]
     told = _Told(cells, wanted, approximate is not None, progress)
     told.measure(engine, runner)
-    return replace(_curves(cells, kind, judge, steps, chosen), costs=target_costs(plain, chosen, graph))
+    costs = target_costs(plain, chosen, graph, scored=cutter.scored)
+    return replace(_curves(cells, kind, judge, steps, chosen), costs=costs)
 
 
 def _share(targets: list[Target], part: tuple[int, int] | str | None) -> list[Target]:

@@ -49,7 +49,7 @@ class Cutter:
     model: nn.Module
     criterion: Criterion
     seen: Statistics
-    _scored: tuple[Target | None, Tensor] = field(default=(None, torch.empty(0)), repr=False)
+    _scored: tuple[Target, ScoredTarget] | None = field(default=None, repr=False)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the model's tensors by name."""
@@ -58,11 +58,16 @@ class Cutter:
     def pruned(self, cell: Cell) -> Tensor:
         """Return the pruned units, (U,) bool."""
         assert cell.target is not None
-        if self._scored[0] is not cell.target:
-            self._scored = (cell.target, score_target(cell.target, self.tensors(), self.criterion, self.seen))
-        scores, units = self._scored[1], cell.target.parts[0].units
-        scored = ScoredTarget.of(cell.target, scores)
-        return units.pick(scores, scored.bounded(num_pruned(cell.level, cell.target.num_units)))
+        scored = self.scored(cell.target)
+        count = scored.bounded(num_pruned(cell.level, cell.target.num_units))
+        return cell.target.parts[0].units.pick(scored.scores, count)
+
+    def scored(self, target: Target) -> ScoredTarget:
+        """Return a target with its scores."""
+        if self._scored is None or self._scored[0] is not target:
+            scores = score_target(target, self.tensors(), self.criterion, self.seen)
+            self._scored = (target, ScoredTarget.of(target, scores))
+        return self._scored[1]
 
     def prune_(self, cell: Cell) -> None:
         """Zero a cell's units in the model."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from prunus.allocation import RoundTo, auto_step, levelled
+from prunus.allocation import RoundTo, ScoredTarget, auto_step, levelled
 from prunus.allocation.counts import num_pruned, with_floors
 from prunus.axes import Graph, Polynomial, evaluate, size_terms
 from prunus.granularity import Target
@@ -21,6 +21,9 @@ from prunus.sensitivity.places import NOWHERE, Place, places
 POINTS = 101
 """How many of a target's sorted norms are kept: every percent of them, both ends included."""
 
+_COUNTS = 1000
+"""At how many counts the elements of units of several sizes are kept."""
+
 _SAMPLED = 1 << 18
 
 
@@ -28,7 +31,9 @@ _SAMPLED = 1 << 18
 class TargetCost:
     """One target of the analysis.
 
-    units: how many there are to choose from; elements: weights in each of them, of the target's first tensor.
+    units: how many there are to choose from; elements: weights in each of them, of the target's first tensor; on
+    average, where units differ in size. gone: then the elements of as many units as go first, for evenly spaced numbers
+    of units from none to all; else empty.
     minimum: units that have to stay; fixed: the number pruned whatever was asked, with n:m, else None.
     rounds: whether kept counts are rounded, since units are whole slices; step: to what, where the kernels decide.
     order: rank in the forward pass, or in the order of the parameters where no graph is known; from 0.
@@ -45,6 +50,7 @@ class TargetCost:
     order: int = 0
     stage: str = ""
     norms: tuple[float, ...] = ()
+    gone: tuple[float, ...] = ()
 
     def bounded(self, count: int, round_to: RoundTo = 1) -> int:
         """Return how many units are really pruned where `count` are asked for."""
@@ -52,6 +58,14 @@ class TargetCost:
             return self.fixed
         step = 1 if not self.rounds else self.step if round_to == "auto" else round_to
         return with_floors(count, self.units, minimum=self.minimum, round_to=step)
+
+    def zeros(self, count: int) -> float:
+        """Return the elements that are zeroed with so many units; linear between the numbers that are kept."""
+        if not self.gone:
+            return count * self.elements
+        place = count * (len(self.gone) - 1) / self.units
+        low = min(int(place), len(self.gone) - 2)
+        return self.gone[low] + (place - low) * (self.gone[low + 1] - self.gone[low])
 
 
 @dataclass(frozen=True)
@@ -106,7 +120,7 @@ class Costs:
         """Return what the model costs once so many units of each target are pruned."""
         sizes = self.left_of(counts)
         params = evaluate(self.params, sizes)
-        zeros = 0.0 if self.coupled else sum(n * self.targets[name].elements for name, n in counts.items())
+        zeros = 0.0 if self.coupled else sum(self.targets[name].zeros(n) for name, n in counts.items())
         macs = evaluate(self.macs, sizes) // self.samples if self.macs else None
         latency = None if self.latency is None else self.latency.at(sizes)
         return Left(params, macs, evaluate(self.bytes, sizes), params - zeros, latency)
@@ -121,7 +135,7 @@ class Costs:
         if self.coupled:
             return 1 - self.left(counts).params / self.left({}).params
         total = sum(t.units * t.elements for t in self.targets.values())
-        return sum(n * self.targets[name].elements for name, n in counts.items()) / total
+        return sum(self.targets[name].zeros(n) for name, n in counts.items()) / total
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data."""
@@ -130,7 +144,10 @@ class Costs:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Costs:
         """Read what `to_dict` returned, or JSON made of it."""
-        targets = {name: TargetCost(**{**t, "norms": tuple(t["norms"])}) for name, t in data["targets"].items()}
+        targets = {
+            name: TargetCost(**{**t, "norms": tuple(t["norms"]), "gone": tuple(t.get("gone", ()))})
+            for name, t in data["targets"].items()
+        }
         terms = {
             key: tuple((int(factor), tuple(groups)) for factor, groups in data[key])
             for key in ("params", "bytes", "macs")
@@ -141,12 +158,18 @@ class Costs:
 
 
 def target_costs(
-    model: nn.Module, targets: Sequence[Target], graph: GraphLike | None = None, *, samples: int = 1
+    model: nn.Module,
+    targets: Sequence[Target],
+    graph: GraphLike | None = None,
+    *,
+    samples: int = 1,
+    scored: Callable[[Target], ScoredTarget] | None = None,
 ) -> Costs:
     """Return what pruning the targets saves, for `Curves.costs`.
 
     model: without wrappers. graph: from `trace`; without one, MACs and feature maps stay unknown.
-    samples: the batch of the graph's example inputs, where MACs of one sample are wanted.
+    samples: the batch of the graph's example inputs, where MACs of one sample are wanted. scored: says which units of a
+    target go first; without it, units of several sizes count by their average.
     """
     known = graph if isinstance(graph, Graph) else None
     tensors = named_state(model)
@@ -166,6 +189,7 @@ def target_costs(
             order=number if known is None else ranks[place.order],
             stage=place.stage,
             norms=_norms(target, tensors),
+            gone=() if scored is None or slices or not units.is_ragged else _gone(scored(target)),
         )
     coupled = any(target.group is not None for target in targets)
     if known is not None:
@@ -180,6 +204,11 @@ def target_costs(
 def _first(target: Target, found: Mapping[str, Place]) -> Place:
     """Return the place of the first of the tensors that make a target's units."""
     return min((found[part.param] for part in target.scored if part.param in found), default=NOWHERE)
+
+
+def _gone(target: ScoredTarget) -> tuple[float, ...]:
+    counts = torch.linspace(0, target.num_units, min(_COUNTS, target.num_units) + 1, dtype=torch.float64)
+    return tuple(target.spent(count) for count in counts.round().long().tolist())
 
 
 def _norms(target: Target, tensors: Mapping[str, Tensor]) -> tuple[float, ...]:

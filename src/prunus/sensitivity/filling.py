@@ -162,14 +162,12 @@ class Filling:
         return min(self.costs.targets[name].bounded(count, self.round_to) for name in names)
 
     @cached_property
-    def _terms(self) -> dict[str, list[tuple[float, Names]]]:
+    def _terms(self) -> dict[str, list[tuple[int, Names]]]:
         """The terms of the budget's quantity in which each target's units are a factor."""
         costs = self.costs
         quantity = "params" if self.budget.quantity in ("sparsity", "nnz") else self.budget.quantity
-        shrinking = getattr(costs, quantity) if costs.coupled else ()
-        zeroed = () if costs.coupled else ((t.elements, (name,)) for name, t in costs.targets.items())
-        found: dict[str, list[tuple[float, Names]]] = {name: [] for name in costs.targets}
-        for factor, groups in (*shrinking, *zeroed):
+        found: dict[str, list[tuple[int, Names]]] = {name: [] for name in costs.targets}
+        for factor, groups in getattr(costs, quantity):
             for name in found.keys() & set(groups):
                 found[name].append((factor, groups))
         return found
@@ -181,10 +179,13 @@ class Filling:
             states = (self.costs.left_of(counts) for counts in (chosen, {**chosen, **dict.fromkeys(names, count)}))
             before, now = (self.costs.latency.at(sizes, only=names) for sizes in states)
             return (before - now) / self._whole
-        sizes = self.costs.sizes if self.costs.coupled else None
+        if not self.costs.coupled:
+            targets = [(self.costs.targets[name], chosen[name]) for name in names]
+            return sum(target.zeros(count) - target.zeros(now) for target, now in targets) / self._whole
+        sizes = self.costs.sizes or {}
 
         def left(name: str, counts: Mapping[str, int]) -> int:
-            return (sizes[name] if sizes else self.costs.targets[name].units) - counts.get(name, 0)
+            return sizes[name] - counts.get(name, 0)
 
         after = {**chosen, **dict.fromkeys(names, count)}
         terms = dict.fromkeys(term for name in names for term in self._terms[name])

@@ -89,7 +89,7 @@ def page_facts(
 
 def _cost(costs: Costs, name: str) -> dict[str, Any]:
     target = costs.targets[name]
-    kept = ("units", "elements", "minimum", "rounds", "step", "order", "stage")
+    kept = ("units", "elements", "minimum", "rounds", "step", "order", "stage", "gone")
     return {field: getattr(target, field) for field in kept}
 
 

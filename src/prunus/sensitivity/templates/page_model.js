@@ -41,15 +41,23 @@ function countsOf(ratios) {
 
 const evaluate = (terms, sizes) => terms.reduce((sum, [factor, groups]) => sum + groups.reduce((n, g) => n * sizes[g], factor), 0);
 
+// Weights zeroed with so many units of a target; known for some counts where units differ in size.
+function zeros(target, count) {
+  if (!target.gone.length) return count * target.elements;
+  const place = count * (target.gone.length - 1) / target.units;
+  const low = Math.min(Math.floor(place), target.gone.length - 2);
+  return target.gone[low] + (place - low) * (target.gone[low + 1] - target.gone[low]);
+}
+
 // What is left: parameters and MACs of the smaller model, weights that are not zero, estimated milliseconds.
 function leftOf(counts) {
   const sizes = facts.groups.map(([, size]) => size);
   if (facts.coupled) facts.targets.forEach((t, i) => { if (t.group >= 0) sizes[t.group] -= counts[i]; });
   const params = evaluate(facts.params, sizes);
-  const zeros = facts.coupled ? 0 : facts.targets.reduce((sum, t, i) => sum + counts[i] * t.elements, 0);
+  const gone = facts.coupled ? 0 : facts.targets.reduce((sum, t, i) => sum + zeros(t, counts[i]), 0);
   return {
     params,
-    nonzeros: params - zeros,
+    nonzeros: params - gone,
     macs: facts.macs.length ? Math.floor(evaluate(facts.macs, sizes) / facts.samples) : null,
     latency: facts.latency && facts.latency.parts.reduce((sum, part) => sum + taken(part, sizes), 0),
   };
