@@ -140,7 +140,9 @@ def _checked(target: Target, scores: Tensor) -> Tensor:
 def _with_pruned_lowest(scores: Tensor, pruned: Tensor) -> Tensor:
     """Put pruned units strictly below all others.
 
-    By a little: -inf would spoil the mean by which scores of several targets are made comparable.
+    By a little: -inf would spoil the mean by which scores of several targets are made comparable. That they count in it
+    spares a layer that has lost many; with the mean that they had when they went, single weights pruned by one ranking
+    over many steps emptied whole layers.
     """
     kept = scores[~pruned]
     if kept.numel() in (0, scores.numel()):
