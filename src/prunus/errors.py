@@ -55,11 +55,11 @@ class FileError(InputError):
 
 @contextmanager
 def naming(what: str) -> Iterator[None]:
-    """Put what was being read before the sentence of an InputError that it raises."""
+    """Put what was being read before the sentence of an InputError or NothingToPrune that it raises."""
     try:
         yield
-    except NameNotFound as error:
-        raise NameNotFound(f"{what}: {error}") from error
+    except (NameNotFound, NothingToPrune) as error:
+        raise type(error)(f"{what}: {error}") from error
     except InputError as error:
         raise InputError(f"{what}: {error}") from error
 

@@ -7,7 +7,7 @@ import yaml
 from typer.testing import CliRunner
 
 from prunus.cli.app import app
-from prunus.errors import InputError, RecipeError
+from prunus.errors import InputError, NameNotFound, NothingToPrune, RecipeError
 from prunus.recipes import open_recipe, run
 from prunus.recipes.preview import preview
 from prunus.runtimes import register_device
@@ -94,6 +94,9 @@ def test_a_latency_that_was_met_is_in_the_log(tmp_path):
     [
         ({"target": "macs=0.4", "schedule": {**AGP, "final": 0.5}}, "target: macs=0.4 says how much goes, and so does"),
         ({"target": "mac=0.4"}, "did you mean macs"),
+        ({"target": {"mac": 0.4}}, "did you mean macs"),
+        ({"target": "macs=0.4", "round_to": 2.5}, r"round_to: got 2\.5; want a whole number of at least 1, or auto$"),
+        ({"target": "macs=0.4", "round_to": 0}, "round_to: got 0; want a whole number of at least 1, or auto"),
         ({"target": "latency<=5ms@torch"}, "would be of a batch of two samples, .* such as latency=0.6@torch"),
         ({"target": "energy<=0.1"}, "would be of a batch of two samples, .* such as energy=0.6"),
         ({"target": "macs=0.4", "granularity": "element"}, "target: zeroed elements do not lower macs"),
@@ -110,3 +113,19 @@ def test_out_of_reach_is_said_before_training(tmp_path):
     with pytest.raises(InputError, match=r"target: macs=0\.01 is out of reach"):
         run(open_recipe(project(tmp_path, "macs=0.01", schedule={"kind": "one_shot", "begin": "2ep"}, max_ratio=0.5)))
     assert not list((tmp_path / "out").glob("state/*.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("words", "kind", "error"),
+    [
+        ({"target": "macs<=10"}, InputError, r"^prune\.policies\[0\]: budget macs<=10 is out of reach"),
+        ({"target": {"params": 1e9}}, NothingToPrune, r"^prune\.policies\[0\]: budget params<=1e\+09 is met by the"),
+        ({"target": "macs=0.5", "targets": {"kind": "head"}}, NameNotFound, r"^prune\.policies\[0\]: no kind of group"),
+    ],
+)
+def test_a_dry_run_says_which_policy_is_wrong_in_the_users_words(tmp_path, words, kind, error):
+    with pytest.raises(kind, match=error):
+        preview(open_recipe(write_project(tmp_path, sensitivity=None, prune=policy(schedule=AGP, **words))))
+    asked = words["target"] if isinstance(words["target"], str) else "params<=1e"
+    with pytest.raises(kind, match=f"^policy 'filter': .*({asked}|no kind)"):
+        run(open_recipe(tmp_path / "recipe.yaml"))

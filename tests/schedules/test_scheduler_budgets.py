@@ -229,7 +229,7 @@ def test_what_was_chosen_goes_on_after_a_resume(tmp_path: Path) -> None:
     [
         (
             {"target": "macs=0.5", "schedule": OneShot(0.5)},
-            r"^target: macs=0.5 says how much goes, and so does schedule",
+            r"^target: macs=0.5 says how much goes, and so does the schedule, which ends at 0.5",
         ),
         ({"target": "macs=0.5", "granularity": "element"}, "^target: zeroed elements do not lower macs"),
         ({"target": "latency=0.5@torch", "granularity": "element"}, "^target: zeros do not become speed"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from prunus.allocation.counts import check_ratio
 from prunus.errors import InputError, NameNotFound, naming
@@ -26,14 +26,18 @@ class Budget:
     limit: at most this much; for sparsity at least this much.
     relative: whether the limit is a share of the dense model's figure.
     device: for latency, where it is measured, as `prunus.runtimes.device` reads it; else None.
+    asked: how the user put it, where the limit is derived from that.
     """
 
     quantity: str
     limit: float
     relative: bool
     device: str | None = None
+    asked: str | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
+        if self.asked is not None:
+            return self.asked
         unit = "ms" if self.quantity == "latency" and not self.relative else ""
         where = "" if self.device is None else f"@{self.device}"
         sign = "=" if self.relative or self.quantity == "sparsity" else "<="

@@ -79,7 +79,7 @@ def of_batch(words: str | Mapping[str, Any], graph: Graph | None) -> Budget:
     budget = parse_budget(words)
     if budget.quantity != "macs" or budget.relative or graph is None:
         return budget
-    return replace(budget, limit=budget.limit * TRACED / graph.size().macs, relative=True)
+    return replace(budget, limit=budget.limit * TRACED / graph.size().macs, relative=True, asked=str(budget))
 
 
 def _target(words: Policy, graph: Graph | None) -> dict[str, Budget]:

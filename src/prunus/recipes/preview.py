@@ -7,6 +7,7 @@ from torch import nn
 from prunus import oneshot
 from prunus.axes import Graph, exactness_of, trace, units_of
 from prunus.criteria import criterion
+from prunus.errors import naming
 from prunus.granularity import unpermuted
 from prunus.plans import Plan
 from prunus.recipes.opening import Opened
@@ -31,12 +32,13 @@ def preview(opened: Opened) -> str:
     graph = trace(model, example, inexact=recipe.prune.inexact)
     policies, plans = recipe.prune.policies, list[Plan]()
     lines = [f"plan of {recipe.name or recipe.model.factory} (nothing is written)"]
-    for policy in policies:
+    for number, policy in enumerate(policies):
         lines.append(_headline(policy))
         if policy.target is not None and len(policies) > 1:
             lines.append("  as much as meets it with what the other policies prune; the costs below are without it")
             continue
-        plans.append(_plan(graph, policy))
+        with naming(f"prune.policies[{number}]"):
+            plans.append(_plan(graph, policy))
         lines += [f"  {line}" for line in _changes(graph, plans[-1])]
     lines += _cost(graph, plans, model)
     lines += [line for stage in ("train", "prune") for line in _terms(stage, getattr(recipe, stage), graph, model)]

@@ -69,4 +69,5 @@ def _find_sensitivity_targets(session: Session, model: nn.Module, graph: Graph |
     wanted = session.recipe.sensitivity
     if wanted is None:
         return
-    find_targets(model, wanted.granularity, wanted.targets, graph)
+    with naming("sensitivity"):
+        find_targets(model, wanted.granularity, wanted.targets, graph)

@@ -82,6 +82,7 @@ Targets = Annotated[Any, BeforeValidator(words.targets), WithJsonSchema(_TEXT_MA
 Granularity = Annotated[str, BeforeValidator(words.granularity)]
 Criterion = Annotated[str, BeforeValidator(words.criterion)]
 Solver = Annotated[str, BeforeValidator(words.solver)]
+BudgetField = Annotated[str, BeforeValidator(words.budget), WithJsonSchema(_TEXT_OR_MAP)]
 
 
 RegularizerField = Annotated[Any, BeforeValidator(words.regularizer), WithJsonSchema(_TEXT_OR_MAP)]
@@ -119,7 +120,7 @@ class Sensitivity(_Part):
     max_drop: Annotated[float, Field(ge=0)] | None = Field(
         default=None, description="what each target alone may lose of the metric, for the schedule that is written"
     )
-    target: Annotated[str, BeforeValidator(words.budget)] | None = Field(
+    target: BudgetField | None = Field(
         default=None, description="or the budget that the schedule meets: macs=0.5, params=0.4, sparsity=0.9"
     )
     latency: Annotated[str, BeforeValidator(words.timed_on)] | None = Field(
@@ -153,11 +154,11 @@ class Policy(_Part):
     allocation: Annotated[Any, BeforeValidator(words.allocation), WithJsonSchema(_TEXT_OR_MAP)] = "uniform"
     schedule: Annotated[Any, BeforeValidator(words.schedule), WithJsonSchema(_TEXT_OR_MAP)]
     solver: Solver | None = Field(default=None, description="mend what is left at once: lstsq, admm, sparsegpt, …")
-    round_to: Annotated[int, Field(ge=1)] | Literal["auto"] | None = Field(
+    round_to: Annotated[Annotated[int, Field(ge=1)] | Literal["auto"] | None, BeforeValidator(words.round_to)] = Field(
         default=None, description="what kept counts are multiples of; auto: of kernels' steps, default for a latency"
     )
     max_ratio: Annotated[float, Field(gt=0, le=1)] = 1.0
-    target: Annotated[str, BeforeValidator(words.budget)] | None = Field(
+    target: BudgetField | None = Field(
         default=None, description="what it may cost in the end, instead of schedule.final: macs=0.5, latency=0.6@torch"
     )
 

@@ -111,8 +111,17 @@ def allocation(value: Any) -> Any:
 
 
 def budget(value: Any) -> Any:
-    """`macs=0.5`, `params<=2e6`, `sparsity=0.9`."""
+    """`macs=0.5`, `params<=2e6`, `{sparsity: 0.9}`; returned as a text."""
+    if isinstance(value, dict) and len(value) == 1:
+        value = "{}={}".format(*next(iter(value.items())))
     _check_share(prunus.allocation.parse_budget(_text(value, "a budget, such as macs=0.5")))
+    return value
+
+
+def round_to(value: Any) -> Any:
+    """A whole number, or `auto`."""
+    if value is not None and value != "auto" and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+        raise InputError("want a whole number of at least 1, or auto")
     return value
 
 

@@ -41,9 +41,10 @@ def courses_of(
             raise InputError(f"two policies are named {policy.name!r}; choose another name for one of them")
         name = policy.name or _free_name(policy, courses)
         when = with_whole_times(schedule(policy.schedule), steps_per_epoch)
-        targets = find_targets(model, policy.granularity, policy.targets, graph)
         budget, kind = policy.budget, granularity(policy.granularity)
-        aim = None if budget is None else Aim(budget, kind, model, graph)
+        with naming(f"policy {name!r}"):
+            targets = find_targets(model, policy.granularity, policy.targets, graph)
+            aim = None if budget is None else Aim(budget, kind, model, graph)
         courses[name] = Course(name, policy, when, targets, aim)
     _check_aims(list(courses.values()), named_state(model))
     return list(courses.values())
