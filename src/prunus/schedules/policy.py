@@ -155,7 +155,9 @@ def _check_target(budget: Budget, kind: Granularity, share: Allocator, when: Sch
             f"allocation {share.name} itself says how much goes, so it meets no {budget}; leave target out"
         )
     if when.final is not None:
-        raise InputError(f"{budget} says how much goes, and so does the schedule, which ends at {when.final:g}; give one of them")
+        raise InputError(
+            f"{budget} says how much goes, and so does the schedule, which ends at {when.final:g}; give one of them"
+        )
     check_quantity(budget, kind)
 
 
