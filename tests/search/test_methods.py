@@ -6,13 +6,15 @@ import sys
 from dataclasses import replace
 
 import pytest
+import torch
+from torch import nn
 
 from prunus.errors import InputError, NameNotFound
-from prunus.search import AMC, Bayes, Evolve, NetAdapt, find_method
+from prunus.search import AMC, Bayes, Evolve, NetAdapt, find_method, search
 from prunus.search.amc import NUM_FEATURES, Look
 from prunus.search.netadapt import proposal
 from prunus.search.problem import Outcome
-from search.toys import best_by_enumeration, coupled_cost, knobs, linear_cost, run, toy
+from search.toys import WEIGHTS, best_by_enumeration, coupled_cost, knobs, linear_cost, run, toy
 
 
 def test_amc_finds_that_nothing_is_lost_where_accuracy_is_constant():
@@ -46,6 +48,17 @@ def test_amc_multiplies_the_error_by_the_logarithm_of_the_cost():
     assert budgeted.notes["reward"] == pytest.approx(-0.1)
     loss = run(AMC(trials=1), toy(judge=lambda counts: {"loss": 0.7}, mode="min")).store.trials[1]
     assert loss.notes["reward"] == pytest.approx(-0.7)
+
+
+def test_with_rewards_the_dense_model_is_ranked_by_its_own():
+    model, example = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)), torch.randn(1, 4)
+    constant = search(model, example, lambda _: 0.9, method=AMC(trials=12, reward="accuracy"), target="macs=1")
+    assert constant.best.share == min(trial.share for trial in constant.trials) < 1
+    harmed = search(
+        model, example, lambda small: 1 - small[0].weight.eq(0).float().mean().item(),
+        method=AMC(trials=12, reward="accuracy"), target="macs=1",
+    )  # fmt: skip
+    assert harmed.best.number == 0
 
 
 def test_accuracy_above_one_cannot_be_a_share():
@@ -158,10 +171,25 @@ def test_netadapt_says_beforehand_that_its_savings_never_add_up():
         run(NetAdapt(step=0.01, decay=0.9), toy())
 
 
-def test_netadapt_says_where_no_group_alone_can_save_a_step():
-    found = knobs(4, 8, top=2)
-    with pytest.raises(InputError, match="no target can lose enough more"):
-        run(NetAdapt(step=0.3, decay=1.0), toy("macs=0.76", found=found, ruler=linear_cost(found)))
+@pytest.mark.parametrize("limit", [0.9, 0.76, 0.75])
+def test_netadapt_takes_smaller_steps_where_no_group_saves_one_by_itself(limit):
+    found = knobs(4, 8, top=2)  # at most a quarter of each, a tenth of all by the dearest
+    problem = toy(f"macs={limit}", found=found, ruler=linear_cost(found))
+    book = run(NetAdapt(step=0.3, decay=1.0), problem)
+    kept = book.store.trials[book.kept]
+    assert kept.is_met
+    cheapest = min(weight for weight in WEIGHTS) / 8 / sum(WEIGHTS)
+    assert limit - 0.1 - cheapest < kept.share <= limit + 1e-9
+
+
+def test_netadapt_says_where_no_group_saves_anything_by_itself():
+    found = knobs(2, 4)
+
+    def both(counts):  # a cost that falls only where both groups lose units
+        return 8.0 - min(counts["g0"], counts["g1"]), 8.0
+
+    with pytest.raises(InputError, match=r"comes to 1\.000 of the dense model, and no target saves more by itself"):
+        run(NetAdapt(), toy("macs=0.7", judge=lambda counts: {"top1": 0.9}, found=found, ruler=both))
 
 
 @pytest.mark.parametrize(("method", "near"), [(Evolve(trials=150), 0.04), (Bayes(trials=100), 0.04)])

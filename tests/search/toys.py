@@ -1,8 +1,10 @@
 """Searches without a model: knobs whose cost and accuracy are sums, so that the best choice is found by enumeration."""
 
 import itertools
+from functools import partial
 
 from prunus.allocation import parse_budget
+from prunus.search import AMC
 from prunus.search.meter import Meter
 from prunus.search.problem import Book, Problem
 from prunus.search.space import Knob
@@ -67,6 +69,7 @@ def best_by_enumeration(problem):
 
 def run(method, problem, store=None, seed=0):
     """Run a method on a toy; the book holds its trials."""
-    book = Book(problem, TrialStore(store, "toy"))
+    reward = partial(method.reward_of, problem) if isinstance(method, AMC) else None
+    book = Book(problem, TrialStore(store, "toy"), reward=reward)
     method.run(problem, book, seed)
     return book

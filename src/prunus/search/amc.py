@@ -57,7 +57,7 @@ class AMC:
         warmup = min(100, self.trials // 4) if self.warmup is None else self.warmup
         for number in range(episode, self.trials):
             choice, steps = _walk(problem.meter, look, agent)
-            trial = book.measure(choice, self.trials, lambda bare: {"reward": self.reward_of(problem, bare)})
+            trial = book.measure(choice, self.trials)
             agent.remember(_episode(steps, float(trial.notes["reward"])))
             if number >= warmup:
                 for _ in steps:
@@ -66,7 +66,7 @@ class AMC:
             state.save({"episodes": number + 1, "agent": agent.state_dict()})
 
     def reward_of(self, problem: Problem, trial: Trial) -> float:
-        """Return what an episode earns."""
+        """Return what an episode earns that ends in a candidate."""
         error = 1 - trial.metric if problem.mode == "max" else trial.metric
         if self.reward == "budget":
             return -error

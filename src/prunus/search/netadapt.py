@@ -15,6 +15,9 @@ from prunus.search.problem import Bench, Book, Outcome, Problem, StateFile
 from prunus.search.space import Choice, Counts, expanded
 from prunus.search.trials import Trial, better
 
+_LEAST = 1e-6
+"""A share of the dense model that is too little to go on for."""
+
 
 @dataclass(frozen=True)
 class NetAdapt:
@@ -47,13 +50,13 @@ class NetAdapt:
         bench = _Judging(problem) if problem.bench is None else problem.bench
         while (wanted := _wanted(problem, choice)) is not None:
             goal = max(wanted, meter.share(choice) - self.step * self.decay**number)
-            proposals = [cut for at in range(len(choice)) if (cut := proposal(meter, choice, at, goal)) is not None]
+            proposals = _proposals(meter, choice, goal)
             if not proposals and meter.is_met(choice):
                 break  # what was measured is above the budget, and stays so
             if not proposals:
                 raise InputError(
-                    f"netadapt comes to {meter.share(choice):.3f} of the dense model, and no target can lose enough "
-                    "more; raise max_ratio= or lower step"
+                    f"netadapt comes to {meter.share(choice):.3f} of the dense model, and no target saves more by "
+                    "itself; raise max_ratio="
                 )
             total = book.number + len(proposals) * self._rounds(meter.share(choice), wanted, number)
             choice, book.kept, before = _round(book, bench, before, proposals, number, total)
@@ -86,6 +89,16 @@ def _wanted(problem: Problem, choice: Choice) -> float | None:
         return meter.limit
     excess = 0.0 if problem.excess is None else problem.excess(expanded(meter.knobs, choice))
     return meter.share(choice) / (1 + excess) if excess > 0 else None
+
+
+def _proposals(meter: Meter, choice: Choice, goal: float) -> list[Choice]:
+    """Return what the knobs propose for a goal; where none gets there by itself, for half the way, and so on."""
+    share = meter.share(choice)
+    while True:
+        cuts = [cut for at in range(len(choice)) if (cut := proposal(meter, choice, at, goal)) is not None]
+        if cuts or goal >= share - _LEAST:
+            return cuts
+        goal = (goal + share) / 2
 
 
 def proposal(meter: Meter, choice: Choice, at: int, goal: float) -> Choice | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -79,12 +79,14 @@ class Book:
     """The trials of one search, numbered; what is in the store already is not measured again.
 
     A candidate that was seen before takes over its metrics: one-shot pruning is deterministic.
+    reward: what a candidate earns, noted with each, the dense model's too; None where the metric itself decides.
     kept: the trial that NetAdapt's last round kept. weights: its weights, where candidates were trained.
     """
 
     problem: Problem
     store: TrialStore
     progress: Progress | None = None
+    reward: Callable[[Trial], float] | None = None
     kept: int | None = field(default=None, init=False)
     weights: Mapping[str, Any] | None = field(default=None, init=False)
     _next: int = field(default=1, init=False)
@@ -130,15 +132,14 @@ class Book:
         self._next += 1
         return trial
 
-    def measure(self, choice: Choice, total: int, notes: Callable[[Trial], Mapping[str, Any]] | None = None) -> Trial:
-        """Judge a candidate as it is pruned, and write it down; notes: made of the trial without them."""
+    def measure(self, choice: Choice, total: int) -> Trial:
+        """Judge a candidate as it is pruned, and write it down."""
         found = self.stored(choice)
         if found is None:
             counts = expanded(self.problem.knobs, choice)
             metrics = self._seen.get(_key(counts)) or self.problem.judge(counts)
             self._seen[_key(counts)] = metrics
-            bare = self._trial(self._next, choice, metrics, {})
-            found = self.write(choice, metrics, {} if notes is None else notes(bare))
+            found = self.write(choice, metrics, {})
         self.tell(found, total)
         return found
 
@@ -171,9 +172,9 @@ class Book:
     ) -> Trial:
         meter = self.problem.meter
         counts = expanded(meter.knobs, choice)
-        return Trial(
-            number, counts, metrics, meter.value(choice), meter.share(choice), meter.is_met(choice), notes, units
-        )
+        figures = (meter.value(choice), meter.share(choice), meter.is_met(choice))
+        trial = Trial(number, counts, metrics, *figures, notes, units)
+        return trial if self.reward is None else replace(trial, notes={**notes, "reward": self.reward(trial)})
 
 
 def _key(counts: Counts) -> tuple[tuple[str, int], ...]:

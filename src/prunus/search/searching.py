@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +129,8 @@ def search(
     problem = Problem(meter, judge, mode, bench, None if timing is None else timing.excess)
     mark = _mark(model, chosen, budget, seed, mode, space, train, solver)
     with random_state():
-        book = Book(problem, TrialStore(store, mark), progress)
+        reward = partial(chosen.reward_of, problem) if isinstance(chosen, AMC) else None
+        book = Book(problem, TrialStore(store, mark), progress, reward)
         chosen.run(problem, book, seed)
     return _result(book, space, chosen, budget, mode, timing)
 
