@@ -104,6 +104,21 @@ def test_every_point_of_the_front_can_be_had_on_another_trace(digits):
             assert graph.size(point.plan(graph).sizes).macs == point.value
 
 
+def test_an_evaluation_that_trains_sees_every_candidate_as_it_was_pruned(digits):
+    before = {name: value.clone() for name, value in digits.model.state_dict().items()}
+
+    def judge(model):
+        digits.tune(model)
+        return digits.judge(model)["loss"]
+
+    found = [
+        search(digits.model, digits.example, judge, method=AMC(trials=trials), target="macs=0.5", mode="min")
+        for trials in (3, 3)
+    ]
+    assert found[0].trials == found[1].trials
+    assert all(torch.equal(value, before[name]) for name, value in digits.model.state_dict().items())
+
+
 def test_ratios_give_the_same_counts_as_a_per_layer_allocation(digits):
     result = search(digits.model, digits.example, digits.judge, method=AMC(trials=3), target="macs=0.5")
     made = prunus.plan(result.plan().graph, ratio=0.5, allocation={"per_layer": result.ratios()})

@@ -29,6 +29,7 @@ Train = Callable[[nn.Module], Any]
 class Judge:
     """One-shot pruning: units are zeroed in place, the model is evaluated and put back bit for bit.
 
+    The weights are held twice meanwhile, as `evaluate` may train them.
     solver, seen: mend what is left before the evaluation, on a copy.
     """
 
@@ -57,7 +58,7 @@ def _pruned(model: nn.Module, space: Space, units: Mapping[str, Tensor]) -> Iter
     """Zero the units; put everything back."""
     tensors = named_state(unwrapped(model))
     masks = [(p.param, p.units.scatter(units[t.name])) for t in space.targets if units[t.name].any() for p in t.parts]
-    with restored(model, [name for name, _ in masks]):
+    with restored(model, [name for name, _ in unwrapped(model).named_parameters()]):
         with torch.no_grad():
             for name, keep in masks:
                 tensors[name].masked_fill_(~keep.to(tensors[name].device), 0)

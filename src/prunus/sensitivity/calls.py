@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,21 +15,46 @@ from torch.utils import _pytree as pytree
 from prunus.axes import unwrapped
 from prunus.sensitivity.tape import Refused
 
+_OWN = {*nn.Module().__dict__, "forward"}
+_MISSING = object()
 _PLAIN = (int, float, complex, str, bool, bytes, type(None), torch.dtype, torch.device, slice)
 
 
 @contextmanager
 def forward_as(model: nn.Module, function: Callable[..., Any]) -> Iterator[None]:
-    """Let the model's calls reach another function than its forward."""
+    """Let the model's calls reach another function than its forward.
+
+    What that refuses is raised at the end once more: whoever calls the model may have caught it.
+    """
     own = model.__dict__.get("forward")
-    model.__dict__["forward"] = function
+    model.__dict__["forward"] = forward = _Forward(function)
     try:
         yield
+    except Exception:
+        if forward.refused is None:
+            raise
     finally:
         if own is None:
             model.__dict__.pop("forward", None)
         else:
             model.__dict__["forward"] = own
+    if forward.refused is not None:
+        raise forward.refused
+
+
+class _Forward:
+    """A function that remembers what it refused; an object, so that a copy of the model calls a copy of it."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.refused: Refused | None = None
+        self._function = function
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return self._function(*args, **kwargs)
+        except Refused as reason:
+            self.refused = reason
+            raise
 
 
 def obstacle(model: nn.Module) -> str | None:
@@ -46,6 +71,32 @@ def obstacle(model: nn.Module) -> str | None:
             return f"{shown} is a script module"
         if getattr(module, "_compiled_call_impl", None) is not None or hasattr(module, "_orig_mod"):
             return f"{shown} is compiled"
+    return None
+
+
+def held(model: nn.Module) -> dict[str, tuple[Any, int]]:
+    """Return what modules hold besides weights, buffers and modules: a name to the thing, and a number of its state."""
+    return {
+        f"{name}.{key}".lstrip("."): (value, _state_of(value))
+        for name, module in model.named_modules()
+        for key, value in module.__dict__.items()
+        if key not in _OWN
+    }
+
+
+def _state_of(value: Any) -> int:
+    if isinstance(value, Tensor):
+        return 0 if value.is_inference() else value._version
+    return len(value) if isinstance(value, (list, dict, set)) else 0
+
+
+def set_meanwhile(before: Mapping[str, tuple[Any, int]], after: Mapping[str, tuple[Any, int]]) -> str | None:
+    """Return the name of something that was set or changed between two looks at what modules hold; None if nothing."""
+    for name, (value, state) in after.items():
+        old, was = before.get(name, (_MISSING, 0))
+        is_same = old is value or (isinstance(value, _PLAIN) and type(old) is type(value) and old == value)
+        if not is_same or was != state:
+            return name
     return None
 
 

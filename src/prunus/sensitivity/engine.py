@@ -9,12 +9,14 @@ from typing import Any
 
 from torch import nn
 
+from prunus.axes import unwrapped
 from prunus.sensitivity.cells import Cell, Cutter
 from prunus.sensitivity.contents import default_limit
 from prunus.sensitivity.naive import Evaluate, measure
 from prunus.sensitivity.passes import Found, Pass
 from prunus.sensitivity.survey import DENSE, Survey, take_survey
 from prunus.sensitivity.tape import Refused
+from prunus.statistics import restored
 
 
 @dataclass
@@ -35,6 +37,11 @@ class Engine:
     seconds: float = 30.0
     limit: int = field(default_factory=lambda: default_limit())
     _is_wanted: Callable[[Cell], bool] = field(default=bool, repr=False)
+    _changed: set[str] = field(default_factory=set, repr=False)
+
+    def __post_init__(self) -> None:
+        """Expect `evaluate` to change every parameter, until it was seen not to."""
+        self._changed = {name for name, _ in unwrapped(self.model).named_parameters()}
 
     def measure(
         self, cells: Sequence[Cell], is_wanted: Callable[[Cell], bool] = lambda cell: True
@@ -49,6 +56,8 @@ class Engine:
             return
         targets = list({cell.key[0]: cell.target for cell in cells if cell.target}.values())
         survey = take_survey(self.model, self.evaluate, self.cutter, targets)
+        if survey.metrics is not None:
+            self._changed = survey.changed
         if survey.everything is not None:
             yield from self._plainly(survey.metrics, cells, survey.everything)
             return
@@ -124,7 +133,11 @@ class Engine:
         for cell in cells:
             if cell != DENSE and not self._is_wanted(cell):
                 continue
-            yield cell, Found(measure(self.model, self.evaluate, self.cutter, cell, self.recalibrate))
+            with restored(self.model, self._changed) as changed:
+                metrics = measure(self.model, self.evaluate, self.cutter, cell, self.recalibrate)
+            if cell == DENSE:
+                self._changed &= changed
+            yield cell, Found(metrics)
 
 
 def _say(what: str, reason: str) -> None:

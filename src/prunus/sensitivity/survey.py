@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from prunus.axes import unwrapped
 from prunus.granularity import Target
-from prunus.sensitivity.calls import flat, forward_as, mark, obstacle
+from prunus.sensitivity.calls import flat, forward_as, held, mark, obstacle, set_meanwhile
 from prunus.sensitivity.cells import Cell, Cutter
 from prunus.sensitivity.contents import place_of
 from prunus.sensitivity.naive import Evaluate, evaluated
@@ -30,12 +31,14 @@ _ESCAPES = ("numpy", "tolist", "data_ptr", "__dlpack__")
 class Survey:
     """What an evaluation of the dense model showed.
 
-    metrics: of the dense model, None where the evaluation did not come to its end. calls: a mark of what each call took
+    metrics: of the dense model, None where the evaluation did not come to its end. changed: parameters that it changed.
+    calls: a mark of what each call took
     and of what it returned. refused: target to the reason why it is not replayed; `everything` is one for all.
     costs: seconds that a replay takes, by target. seconds: of the whole evaluation, and what the model took of them.
     """
 
     metrics: Metrics | None = None
+    changed: set[str] = field(default_factory=set)
     calls: list[tuple[str, str]] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
     everything: str | None = None
@@ -59,18 +62,25 @@ def taints_of(cutter: Cutter, targets: Sequence[Target]) -> dict[int, int]:
 
 
 def take_survey(model: nn.Module, evaluate: Evaluate, cutter: Cutter, targets: Sequence[Target]) -> Survey:
-    """Evaluate the dense model once and watch it."""
+    """Evaluate the dense model once and watch it; the weights are held twice meanwhile."""
     watch = _Watched(model, cutter, targets)
     found = watch.survey
     found.everything = obstacle(model)
     if found.everything:
         return found
+    weights = {name for name, _ in unwrapped(model).named_parameters()}
     begin = time.perf_counter()
     try:
-        with restored(model), forward_as(model, watch.forward), watch.outside, _escapes(watch.escape):
+        with (
+            restored(model, weights) as changed,
+            forward_as(model, watch.forward),
+            watch.outside,
+            _escapes(watch.escape),
+        ):
             found.metrics = evaluated(model, evaluate, DENSE)
-    except Refused as reason:
-        found.everything = str(reason)
+        found.changed = changed & weights
+        if found.changed:
+            found.everything = f"evaluate changes {min(found.changed)}"
     except Exception as error:
         found.everything = f"evaluate failed while it was watched ({error})"
     found.seconds = time.perf_counter() - begin
@@ -95,22 +105,33 @@ class _Watched:
             return self._original(*args, **kwargs)
         if torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self._model.parameters()):
             self._refuse("evaluate runs with gradients (torch.no_grad() is missing)")
+        self._refuse(obstacle(self._model))  # evaluate may have set hooks
+        taken = mark(*self._flat((args, kwargs), "takes"))
+        if self.survey.everything:
             return self._original(*args, **kwargs)
-        taken = mark(*flat((args, kwargs), "takes"))
         inputs = {place_of(tensor): "its input" for tensor in tensors_in((args, kwargs))}
         self._tape = tape = Tape(self._taints, {**inputs, **self._guarded}, self._stale, None)
         self.outside.is_inside = True
-        begin = time.perf_counter()
+        before, begin = held(self._model), time.perf_counter()
         try:
             with tape:
                 result = self._original(*args, **kwargs)
         finally:
             self._tape, self.outside.is_inside = None, False
         self.survey.model_seconds += time.perf_counter() - begin
-        outputs = flat(result, "returns")
+        kept = set_meanwhile(before, held(self._model))
+        self._refuse(kept and f"a call sets the model's {kept}, and a replay does not")
+        outputs = self._flat(result, "returns")
         self.survey.calls.append((taken, mark(*outputs)))
         self._note(tape, {place_of(tensor) for tensor in outputs[0] if isinstance(tensor, Tensor)})
         return result
+
+    def _flat(self, value: Any, what: str) -> tuple[list[Any], Any]:
+        try:
+            return flat(value, what)
+        except Refused as reason:
+            self._refuse(str(reason))
+            return [], None
 
     def escape(self, tensor: Tensor, name: str) -> None:
         """Note that the bytes of a tensor are read past torch's operations."""
@@ -133,7 +154,7 @@ class _Watched:
             for target in self._of(taint):
                 self.survey.refused.setdefault(target.name, reason)
         if len(self.survey.refused) == len(self._targets):
-            self.survey.everything = next(iter(self.survey.refused.values()), None)
+            self._refuse(next(iter(self.survey.refused.values()), None))
         for taint, seconds in tape.seconds.items():
             for target in self._of(taint):
                 self.survey.costs[target.name] += seconds
@@ -141,7 +162,7 @@ class _Watched:
     def _of(self, taint: int) -> list[Target]:
         return [target for number, target in enumerate(self._targets) if taint >> number & 1]
 
-    def _refuse(self, reason: str) -> None:
+    def _refuse(self, reason: str | None) -> None:
         self.survey.everything = self.survey.everything or reason
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from prunus.axes import unwrapped
 from prunus.plans import named_state
@@ -54,20 +54,35 @@ def same_buffers(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def restored(model: nn.Module, names: Iterable[str] = ()) -> Iterator[None]:
-    """Put back, bit for bit, what pruning and evaluation may change: tensors of these names, all buffers, the modes."""
+def restored(model: nn.Module, names: Iterable[str] = ()) -> Iterator[set[str]]:
+    """Put back, bit for bit, what pruning and evaluation may change: tensors of these names, all buffers, the modes.
+
+    Yields a set; what had to be put back is in it afterwards.
+    """
     plain = unwrapped(model)
     tensors = named_state(plain)
     saved = {n: tensors[n].detach().clone() for n in {*names, *(name for name, _ in plain.named_buffers())}}
     modes = [(module, module.training) for module in model.modules()]
+    changed = set[str]()
     try:
-        yield
+        yield changed
     finally:
-        with torch.no_grad():
-            for name, value in saved.items():
-                tensors[name].copy_(value)
+        found = named_state(plain)
+        changed |= {name for name, value in saved.items() if _put_back(found.get(name, tensors[name]), value)}
         for module, mode in modes:
             module.training = mode
+
+
+def _put_back(tensor: Tensor, value: Tensor) -> bool:
+    """Give a tensor a value again, and tell whether it had another; it stays on the device to which it was moved."""
+    value = value.to(tensor.device)
+    is_same = tensor.dtype == value.dtype and torch.equal(tensor, value)
+    if tensor.dtype == value.dtype and tensor.shape == value.shape:
+        with torch.no_grad():
+            tensor.copy_(value)  # also where they are equal, as 0 and -0 are
+    else:
+        tensor.data = value
+    return not is_same
 
 
 def device_of(model: nn.Module) -> torch.device:
