@@ -82,13 +82,20 @@ def branch_on_what_no_weight_changes(m, x):
     return m.b(m.a(x)) if float(x.sum()) > -1000 else m.c(x)
 
 
+def indices(m, x):
+    order = m.a(x).argsort(1)  # numbers that depend on a, in a shape that does not
+    y = m.b(x)
+    y = y[torch.arange(len(y))[:, None], order] + y[:, torch.tensor([5, 4, 3, 2, 1, 0])]
+    return m.c(y)[x[:, 0] > 0]
+
+
 def two_outputs(m, x):
     return m.b(m.a(x)), m.c(x)
 
 
 BODIES = (
     residual_in_place, read_earlier_then_changed, write_into_part, read_both_ways, functional, tied, out_argument,
-    branch_on_what_no_weight_changes, two_outputs,
+    branch_on_what_no_weight_changes, indices, two_outputs,
 )  # fmt: skip
 
 

@@ -105,7 +105,8 @@ def flat(value: Any, what: str) -> tuple[list[Any], Any]:
     leaves, tree = pytree.tree_flatten(value)
     for leaf in leaves:
         if not isinstance(leaf, (Tensor, *_PLAIN)):
-            raise Refused(f"the model {what} a {type(leaf).__name__}, which is not followed")
+            hint = "; evaluate with use_cache=False" if type(leaf).__name__.endswith("Cache") else ""
+            raise Refused(f"the model {what} a {type(leaf).__name__}, which is not followed{hint}")
         if isinstance(leaf, Tensor) and (leaf.layout is not torch.strided or leaf.is_quantized):
             raise Refused(f"the model {what} a tensor of layout {leaf.layout}, which is not followed")
     return leaves, tree

@@ -151,10 +151,15 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self.refuse(f"the call changes {self._guarded[place_of(tensor)]} in place")
         if traits.trains is not None and traits.trains.value(args, named):
             self.refuse(f"{func} runs in training mode")
-        if taint and traits.reads_data:
+        if taint and traits.reads_data and not self._is_indexing(func, args, named):
             self.refuse(f"{func} makes numbers or shapes of what depends on the weights", taint)
         if taint and traits.reshapes_storage:
             self.refuse(f"{func} changes a tensor's storage", taint)
+
+    def _is_indexing(self, func: Any, args: Any, named: Any) -> bool:
+        """Tell whether this is indexing by numbers, or by masks that no target changes: its shape stays."""
+        masks = (i for i in tensors_in((args[1:], named)) if i.dtype in (torch.bool, torch.uint8))
+        return func is torch.ops.aten.index.Tensor and not any(self._place(mask).taint for mask in masks)
 
     def _hold(self, tensor: Tensor, taint: int) -> None:
         """Keep an operand for the targets that it does not depend on itself."""
