@@ -16,6 +16,8 @@ try:
 except ImportError:  # a system without it: one process per file
     fcntl = None  # type: ignore[assignment]
 
+_ANEW = "name another file, or delete it (--fresh) to start anew"
+
 
 class Journal:
     """Records that several processes may append at the same time; a torn last line, left by a kill, is dropped.
@@ -92,14 +94,14 @@ class Journal:
         except ValueError:
             record = None
         if not isinstance(record, dict):
-            raise FileError(f"{self.path} line {number} is damaged; name another file, or delete it to start anew")
+            raise FileError(f"{self.path} line {number} is damaged; {_ANEW}")
         return record
 
     def _check_header(self, record: Mapping[str, Any]) -> None:
         if record.get("format") != self._form:
             raise FileError(f"{self.path} holds {record.get('format')!r}, not {self._form!r}; name another file")
         if record.get("fingerprint") != self.mark:
-            raise FileError(f"{self.path} is of another {self._of}; name another file, or delete it to start anew")
+            raise FileError(f"{self.path} is of another {self._of}; {_ANEW}")
 
 
 @contextmanager

@@ -140,6 +140,7 @@ def test_killed_in_training_or_search_and_gone_on_is_the_same(tmp_path, kill_at)
         (["--target", "mac=0.5"], "no budget named 'mac'; did you mean macs"),
         (["--target", "macs=0.5", "--method", "netadapt", "--trials", "3"], "trials=3 says nothing to netadapt"),
         (["--target", "macs=0.5", "--trials", "0"], "whole number of at least 1"),
+        (["--target", "macs=0.5", "--method", "netadapt", "--steps", "-1"], "steps is -1"),
     ],
 )
 def test_wrong_words_are_refused_before_anything_is_trained(tmp_path, words, said):
@@ -160,6 +161,26 @@ def test_one_policy_is_searched(tmp_path):
     assert found.exit_code == 2
     assert "prune.policies has 2" in found.output
     assert not Path(tmp_path / "out").exists()
+
+
+def test_a_search_that_finds_nothing_better_than_the_dense_model_says_so(tmp_path):
+    pytest.importorskip("optuna")
+    recipe = write_project(tmp_path, sensitivity=None, fine_tune=None, prune=policy(), finish={"recalibrate": False})
+    words = ("search", recipe, "--method", "evolve", "--target", "macs=1")
+    found = invoke(*words, "--trials", "3", "--set", "train.epochs=6")
+    assert found.exit_code == 2, found.output
+    assert "the best that evolve found for macs=1 is the dense model; lower the target, or --pick one" in found.output
+    assert not list((tmp_path / "out").glob("search/*/searched*.yaml"))
+
+
+def test_other_settings_than_the_store_s_say_how_to_begin_anew(tmp_path):
+    words = ("search", project(tmp_path), "--method", "netadapt", "--target", "macs=0.7")
+    assert invoke(*words, "--steps", "0").exit_code == 0
+    found = invoke(*words)
+    assert found.exit_code == 2
+    assert "is of another search" in found.output
+    assert "delete it (--fresh) to start anew" in found.output
+    assert invoke(*words, "--fresh").exit_code == 0
 
 
 def test_a_budget_out_of_reach_keeps_what_was_trained(tmp_path):

@@ -20,7 +20,7 @@ METHODS = {
 }
 
 
-def run(name, store):
+def run(name, store, *, trials=None, method=None):
     """A search on a net of random weights; the process ends at the call of `evaluate` that the environment names."""
     torch.manual_seed(0)
     model, x = (
@@ -44,8 +44,8 @@ def run(name, store):
             optimizer.zero_grad()
 
     return search(
-        model, x[:2], judge, method=METHODS[name], target="params=0.5", store=store,
-        train=train if name == "netadapt" else None,
+        model, x[:2], judge, method=METHODS[name] if method is None else method, target="params=0.5", store=store,
+        train=train if name == "netadapt" else None, trials=trials,
     )  # fmt: skip
 
 
@@ -57,6 +57,23 @@ def same(one, two):
     if isinstance(one, (list, tuple)):
         return len(one) == len(two) and all(map(same, one, two))
     return one == two
+
+
+@pytest.mark.parametrize("name", ["amc", "evolve", "bayes"])
+def test_more_trials_are_added_to_those_that_there_are(name, tmp_path):
+    if name != "amc":
+        pytest.importorskip("optuna")
+    whole = run(name, tmp_path / "whole.jsonl")
+    few = run(name, tmp_path / "part.jsonl", trials=5)
+    assert few.trials == whole.trials[:6]
+    assert run(name, tmp_path / "part.jsonl").trials == whole.trials
+    assert run(name, tmp_path / "part.jsonl", trials=5).trials == whole.trials, "nothing is lost"
+
+
+def test_an_agent_that_goes_on_for_more_trials_keeps_its_warmup(tmp_path):
+    for trials in (8, 12):
+        run("amc", tmp_path / "s.jsonl", trials=trials, method=AMC())
+        assert load_checkpoint(tmp_path / "s.jsonl.state")["warmup"] == 2
 
 
 @pytest.mark.parametrize("kill_at", [2, 6])

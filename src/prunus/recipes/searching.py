@@ -22,7 +22,7 @@ import yaml
 from torch import nn
 
 from prunus.allocation import parse_budget
-from prunus.errors import InputError
+from prunus.errors import InputError, NothingToPrune
 from prunus.recipes import stages, words
 from prunus.recipes.beginning import begun
 from prunus.recipes.epochs import make_optimizer
@@ -64,9 +64,12 @@ def search_recipe(
     workers: processes in which netadapt trains its candidates side by side; the result is the same.
     pick: the number of a candidate whose recipe is written instead of the best one's, beside it.
     fresh: begin the search anew; the trained model stays.
-    Raises InputError for a recipe of several policies, and as `prunus.search.search` does.
+    Raises InputError for a recipe of several policies, NothingToPrune where nothing pruned is better than the dense
+    model, and as `prunus.search.search` does.
     """
     reporter, recipe = reporter or Silent(), opened.recipe
+    if steps < 0:
+        raise InputError(f"steps is {steps}; the batches on which netadapt trains a candidate are wanted, 0 for none")
     policy, seed = _policy(recipe), recipe.seed if seed is None else seed
     budget = parse_budget(words.budget(target))
     name = f"{find_method(method, trials).name}-{_slug(str(budget))}-{seed}"
@@ -98,7 +101,8 @@ def search_recipe(
                 train=_short(session, steps) if method == "netadapt" and steps else None,
                 workers=workers,
             )
-        return Searched(result, _write(opened, result, place, pick), _draw(result, place, reporter))
+        pictures = _draw(result, place, reporter)
+        return Searched(result, _write(opened, result, place, pick), pictures)
 
 
 def _policy(recipe: Recipe) -> Policy:
@@ -172,13 +176,19 @@ class _First:
 def _write(opened: Opened, result: SearchResult, place: Path, pick: int | None) -> Path:
     """Write the recipe with the ratios found, and make its folder, with the trained weights in it."""
     trial, suffix = (result.best, "") if pick is None else (_picked(result, pick), f"-{pick}")
+    if not any(trial.counts.values()):
+        others = ", ".join(str(other.number) for other in result.front if any(other.counts.values()))
+        raise NothingToPrune(
+            f"the best that {result.method} found for {result.budget} is the dense model; lower the target, or --pick "
+            f"one of the front: {others or 'there is none'}"
+        )
     path, out = place / f"searched{suffix}.yaml", place / f"run{suffix}"
     values = moved(_without_none(opened.recipe.plain()), opened.folders, place)
     values["name"] = f"{values.get('name', opened.recipe.model.factory)} ({result.method}, {result.budget})"
     values["out"] = str(out)
     policy = values["prune"]["policies"][0]
     policy.pop("target", None)  # the ratios found say how much
-    policy["allocation"] = {"per_layer": result.ratios(trial) or {"*": 0.0}}
+    policy["allocation"] = {"per_layer": result.ratios(trial)}
     head = f"# {result.method} for {result.budget}: trial {trial.number}, {trial.share:.3f} left, {trial.metric:.4g}\n"
     path.write_text(head + yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
     found = open_recipe(path)

@@ -48,13 +48,13 @@ class AMC:
         """Play episodes until there are `trials`; the agent is on disk after each."""
         agent = Agent(NUM_FEATURES, len(problem.knobs), seed, self.settings)
         state, episode = StateFile.beside(book.store), 0
+        warmup = min(100, self.trials // 4) if self.warmup is None else self.warmup
         saved = state.load()
         if saved is not None:
             agent.load_state_dict(saved["agent"])
-            episode = int(saved["episodes"])
+            episode, warmup = int(saved["episodes"]), int(saved["warmup"])  # of fewer trials, where more are asked now
         book.go_on_at(episode + 1)
         look = Look.of(problem.meter)
-        warmup = min(100, self.trials // 4) if self.warmup is None else self.warmup
         for number in range(episode, self.trials):
             choice, steps = _walk(problem.meter, look, agent)
             trial = book.measure(choice, self.trials)
@@ -63,7 +63,7 @@ class AMC:
                 for _ in steps:
                     agent.update()
                 agent.decay()
-            state.save({"episodes": number + 1, "agent": agent.state_dict()})
+            state.save({"episodes": number + 1, "warmup": warmup, "agent": agent.state_dict()})
 
     def reward_of(self, problem: Problem, trial: Trial) -> float:
         """Return what an episode earns that ends in a candidate."""

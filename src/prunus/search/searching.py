@@ -88,7 +88,7 @@ def search(
     granularity, criterion, targets, protect, round_to: as in `prunus.plan`. max_ratio: the largest share of a target
         that may go; 0.8 of coupled groups and 0.98 of single weights by default.
     store: a JSON lines file of every candidate, with the method's state beside it; a later call with the same model and
-        settings goes on where an earlier one was killed, and comes to the same result.
+        settings goes on where an earlier one was killed, and comes to the same result. One with more trials adds them.
     train: trains a candidate in place for a moment, for netadapt; without it candidates are judged as they are pruned.
         workers, executor: how many candidates are trained side by side; see `prunus.executors`.
     solver, data: mend every candidate before it is judged, such as `lstsq`, on these batches; not with train.
@@ -182,7 +182,8 @@ def _mark(
 ) -> str:
     knobs = repr([(knob.names, knob.size, knob.top, len(knob.steps)) for knob in space.knobs])
     helped = ("trained" if train else "", str(solver if solver is None or isinstance(solver, str) else solver.name))
-    words = (repr(method), str(budget), str(seed), mode, space.kind.name, space.rank.name, knobs, *helped)
+    settings = repr(replace(method, trials=1) if isinstance(method, (AMC, Evolve, Bayes)) else method)
+    words = (settings, str(budget), str(seed), mode, space.kind.name, space.rank.name, knobs, *helped)
     return fingerprint(unwrapped(model), *words)
 
 
