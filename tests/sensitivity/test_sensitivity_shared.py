@@ -13,7 +13,7 @@ from torch import nn
 
 from prunus.errors import FileError, InputError
 from prunus.sensitivity import merge, perform_sensitivity_analysis
-from prunus.sensitivity.passes import Gap
+from prunus.sensitivity.early import Census, Gap
 from prunus.sensitivity.store import CellStore
 from prunus.statistics import recalibrate_
 from prunus.training import Evaluation
@@ -192,6 +192,59 @@ def test_the_interval_is_that_of_the_mean_difference():
     none = Gap()
     none.add(torch.zeros(300, dtype=torch.float64))
     assert none.half_width == pytest.approx(0.01)
+
+
+def ordered(order, size=25):
+    """Twenty classes, told apart by their largest input; a net that mixes up some of them."""
+    generator = torch.Generator().manual_seed(2)
+    x = torch.randn(1000, 20, generator=generator)
+    y, order = x.argmax(1), order(x)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(20, 40), nn.ReLU(), nn.Linear(40, 20)).eval()
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+    for _ in range(60):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    batches = list(zip(x[order].split(size), y[order].split(size), strict=True))
+    judged = Evaluation(batches, nn.functional.cross_entropy, metrics=("top1",))
+    levels = (0.3, 0.6, 0.8)
+    exact = perform_sensitivity_analysis(model, judged, levels=levels).table
+    return exact, lambda: perform_sensitivity_analysis(model, judged, levels=levels, approximate=0.05)
+
+
+def worst(exact, found):
+    return max(abs(a - b) for name in exact for a, b in zip(exact[name], found.table[name], strict=True))
+
+
+def test_sorted_data_stops_nothing_before_it_is_like_the_whole():
+    exact, analyse = ordered(lambda x: x.argmax(1).argsort(stable=True))
+    with pytest.warns(UserWarning, match="the data comes in an order"):
+        found = analyse()
+    assert worst(exact, found) <= 0.05
+    exact, analyse = ordered(lambda x: torch.arange(len(x)))
+    found = analyse()
+    assert found.approximate
+    assert worst(exact, found) <= 0.05
+
+
+def test_a_census_is_like_a_whole_of_the_same_shares():
+    generator = torch.Generator().manual_seed(0)
+    classes = torch.randint(10, (5000,), generator=generator)
+    right = (torch.rand(5000, generator=generator) < 0.8).double()
+    whole = Census()
+    whole.add(classes, right)
+
+    def is_like(rows):
+        part = Census()
+        part.add(classes[rows], right[rows])
+        return part.is_like(whole)
+
+    random = [is_like(torch.randperm(5000, generator=generator)[:n]) for n in (30, 100, 1000) for _ in range(100)]
+    assert sum(random) >= 0.95 * len(random)
+    assert not is_like(classes.argsort()[:60])
+    assert not is_like(right.argsort(descending=True)[:60])
+    assert is_like(slice(None))
 
 
 @pytest.mark.parametrize("value", [0, 1.0, -0.1, "1%", True])

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
 
 from prunus.allocation import check_ratio
@@ -25,7 +26,7 @@ from prunus.sensitivity.curves import Curves
 from prunus.sensitivity.engine import Engine
 from prunus.sensitivity.naive import Evaluate
 from prunus.sensitivity.passes import Found
-from prunus.sensitivity.ready import tally_of
+from prunus.sensitivity.ready import Ready
 from prunus.sensitivity.store import CellStore, fingerprint
 from prunus.sensitivity.survey import DENSE
 from prunus.statistics import Loss, calibration
@@ -75,7 +76,8 @@ def perform_sensitivity_analysis(
         cluster, or see `prunus.executors`. Model and evaluate then have to be picklable.
     part: (i, n) or "i/n": measure only the i-th of n shares, 1 to n; see `merge`. The curves are of these targets.
     approximate: stop a cell when the 95 % confidence interval of the judged metric's difference to the dense model,
-        example by example, is at most ± this. Needs an `Evaluation` judged by top1 or top5, on shuffled data.
+        example by example, is at most ± this. Needs an `Evaluation` judged by top1 or top5, on shuffled data: no cell
+        stops while classes, and what the dense model has right, are not as in the whole.
     recalibrate: data on which batch norms are measured anew in every cell, the dense one too.
     Returns the curves. The model is the same afterwards, bit for bit, also when `evaluate` raises. What the pruned
     weights do not change is computed once; the numbers are those of one evaluation per cell, bit for bit at the same
@@ -120,8 +122,9 @@ def _check_approximate(approximate: float | None, evaluate: Evaluate) -> None:
         return
     if isinstance(approximate, bool) or not isinstance(approximate, (int, float)) or not 0 < approximate < 1:
         raise InputError(f"approximate is {approximate!r}; half the width of an interval in (0, 1) is wanted")
-    if tally_of(evaluate) is None:
+    if not isinstance(evaluate, Ready) or evaluate.tally() is None:
         raise InputError("approximate needs a prunus.training.Evaluation with named metrics, judged by top1 or top5")
+    evaluate.examples(torch.zeros(1, 2), torch.zeros(1, dtype=torch.long))  # says so if it has no such value
 
 
 def _levels(kind: Granularity, levels: Sequence[float], chosen: Sequence[Target]) -> tuple[float, ...]:

@@ -12,8 +12,10 @@ from torch import nn
 from prunus.axes import unwrapped
 from prunus.sensitivity.cells import Cell, Cutter
 from prunus.sensitivity.contents import default_limit
+from prunus.sensitivity.early import Census, Counted
 from prunus.sensitivity.naive import Evaluate, measure
 from prunus.sensitivity.passes import Found, Pass
+from prunus.sensitivity.ready import Ready
 from prunus.sensitivity.survey import DENSE, Survey, take_survey
 from prunus.sensitivity.tape import Refused
 from prunus.statistics import restored
@@ -55,7 +57,8 @@ class Engine:
             yield from self._one_by_one((DENSE, *cells))
             return
         targets = list({cell.key[0]: cell.target for cell in cells if cell.target}.values())
-        survey = take_survey(self.model, self.evaluate, self.cutter, targets)
+        census = Census()
+        survey = take_survey(self.model, self._counting(census), self.cutter, targets)
         if survey.metrics is not None:
             self._changed = survey.changed
         if survey.everything is not None:
@@ -66,7 +69,7 @@ class Engine:
         for whole in self._groups(fast, survey):
             group = [cell for cell in whole if is_wanted(cell)]
             try:
-                found = self._pass(group, survey, is_first=not done) if group else {}
+                found = self._pass(group, survey, census, is_first=not done) if group else {}
             except Refused as reason:
                 left = [cell for cell in cells if cell not in done]
                 yield from self._plainly(None, left, str(reason), needs_dense=not done)
@@ -87,8 +90,15 @@ class Engine:
         assert survey.metrics is not None
         return DENSE, Found(survey.metrics)
 
-    def _pass(self, group: Sequence[Cell], survey: Survey, *, is_first: bool) -> dict[Cell, Found]:
-        this = Pass(self.model, self.evaluate, self.cutter, survey, group, self.limit, is_first, self.approximate)
+    def _counting(self, census: Census) -> Evaluate:
+        """Return the evaluation, one that counts what it sees where cells may stop early."""
+        if self.approximate is None or not isinstance(self.evaluate, Ready):
+            return self.evaluate
+        return Counted(self.evaluate, census)
+
+    def _pass(self, group: Sequence[Cell], survey: Survey, census: Census, *, is_first: bool) -> dict[Cell, Found]:
+        how = (self.limit, is_first, self.approximate, census)
+        this = Pass(self.model, self.evaluate, self.cutter, survey, group, *how)
         found = this.run()
         if this.failed and not found:
             raise Refused(next(iter(this.failed.values())))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,6 +14,7 @@ from torch.utils import _pytree as pytree
 from prunus.sensitivity.calls import flat, forward_as, mark
 from prunus.sensitivity.cells import Cell, Cutter
 from prunus.sensitivity.contents import Content, Keeper, View, copied
+from prunus.sensitivity.early import Census, Stopping
 from prunus.sensitivity.naive import Evaluate, evaluated
 from prunus.sensitivity.ready import Ready, Tally, tally_of
 from prunus.sensitivity.replay import Player
@@ -35,36 +35,12 @@ class Found(NamedTuple):
 
 
 @dataclass
-class Gap:
-    """The difference of a cell's judged metric to the dense model's, example by example."""
-
-    count: int = 0
-    total: float = 0.0
-    squares: float = 0.0
-
-    def add(self, differences: Tensor) -> None:
-        """Count the differences of more examples, (N,)."""
-        self.count += differences.numel()
-        self.total += float(differences.sum())
-        self.squares += float(differences.square().sum())
-
-    @property
-    def half_width(self) -> float:
-        """Half of the 95 % confidence interval of the mean difference.
-
-        By the normal approximation, and at least 3 / n, the bound for what was not seen in n examples.
-        """
-        variance = max(0.0, self.squares / self.count - (self.total / self.count) ** 2)
-        return max(1.96 * math.sqrt(variance / self.count), 3 / self.count)
-
-
-@dataclass
 class Pass:
     """A pass over the data for some cells.
 
     survey: what the dense model did; a pass in which it does something else is refused. limit: bytes of activations,
     and of outputs, that stay in memory. is_first: whether nothing was compared with the model's own outputs yet.
-    approximate: half width of the interval at which a cell stops, if any.
+    approximate: half width of the interval at which a cell stops, if any. census: of all data, where cells may stop.
     """
 
     model: nn.Module
@@ -75,6 +51,7 @@ class Pass:
     limit: int
     is_first: bool = True
     approximate: float | None = None
+    census: Census = field(default_factory=Census)
     failed: dict[Cell, str] = field(default_factory=dict)
 
     def run(self) -> dict[Cell, Found]:
@@ -156,24 +133,25 @@ class Pass:
         ready = self.evaluate
         assert isinstance(ready, Ready)
         tallies: dict[Cell, Tally] = {cell: _empty(ready) for cell in self._active}
-        dense, gaps = _empty(ready), {cell: Gap() for cell in self._active}
-        found: dict[Cell, Found] = {}
+        dense, found = _empty(ready), dict[Cell, Found]()
+        early = None if self.approximate is None else Stopping(ready, self.approximate, self.census)
 
         def visit(output: Any, target: Any, size: int) -> bool:
             dense.add(output, target, size)
+            if early is not None:
+                early.see(output, target)
             for cell in list(self._active):
                 answer = pytree.tree_unflatten(*self._latest.pop(cell))
                 tallies[cell].add(answer, target, size)
-                if self.approximate is None:
-                    continue
-                gaps[cell].add(ready.examples(answer, target) - ready.examples(output, target))
-                if gaps[cell].half_width <= self.approximate:
-                    found[cell] = Found(self._moved(tallies[cell], dense), gaps[cell].count)
+                if early is not None and early.may_stop(cell, answer, target):
+                    found[cell] = Found(self._moved(tallies[cell], dense), early.seen)
                     self._active.remove(cell)
             return not self._active
 
         with restored(self.model), forward_as(self.model, self._forward):
             ready.each(self.model, visit)
+        if early is not None:
+            early.warn()
         for cell in self._active:
             found[cell] = Found(evaluated(self.model, partial(_result, tallies[cell]), cell))
         return found
