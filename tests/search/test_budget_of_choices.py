@@ -14,7 +14,7 @@ from prunus.criteria import criterion
 from prunus.errors import InputError
 from prunus.granularity import granularity
 from prunus.search.features import features_of
-from prunus.search.meter import Meter, brought, clamped, first, uniform
+from prunus.search.meter import Meter, brought, clamped, first, uniform, way
 from prunus.search.space import Knob, find_space
 from search.toys import coupled_cost, knobs, linear_cost
 
@@ -92,6 +92,18 @@ def test_a_goal_below_the_budget_is_met_too():
     found = meter("macs=0.6")
     for goal in (0.3, 0.45, 0.6):
         assert found.share(brought(found, (2, 2, 2), goal)) <= goal
+
+
+def test_the_way_to_a_choice_turns_one_knob_one_step_at_a_time_and_all_alike_far():
+    found = knobs(4, 24, 3)
+    choice = (21, 9, 0, 15)
+    path = way(meter(found=found), choice)
+    assert (path[0], path[-1], len(path)) == ((0, 0, 0, 0), choice, 1 + 7 + 3 + 5)
+    for before, after in itertools.pairwise(path):
+        assert sorted(b - a for a, b in zip(before, after, strict=True)) == [0, 0, 0, 3]
+    for number, at in enumerate(path):
+        for count, last in zip(at, choice, strict=True):
+            assert abs(count - last * number / (len(path) - 1)) <= 3
 
 
 def test_uniform_gives_knobs_of_one_size_nearly_one_count():

@@ -138,12 +138,12 @@ def test_netadapt_keeps_the_most_accurate_and_goes_on_from_its_weights():
     assert book.kept == rounds[-1][0].number
 
 
-@pytest.mark.parametrize("off", [1.0, 1.2])
+@pytest.mark.parametrize("off", [0.85, 1.0, 1.2])
 def test_netadapt_goes_on_until_what_is_measured_keeps_to_the_budget(off, tmp_path):
     found, looked = knobs(4, 40, top=36), []
     price = linear_cost(found)
 
-    def excess(counts):  # the whole costs more than the meter knows
+    def excess(counts):  # the whole costs more, or less, than the meter knows
         looked.append(dict(counts))
         left, dense = price(counts)
         return max(0.0, off * left / dense / 0.5 - 1)
@@ -153,7 +153,6 @@ def test_netadapt_goes_on_until_what_is_measured_keeps_to_the_budget(off, tmp_pa
 
     book = run(NetAdapt(step=0.06, decay=0.97), problem(), tmp_path / "s.jsonl")
     kept = book.store.trials[book.kept]
-    assert (len(looked) > 1) == (off > 1)
     assert looked[-1] == dict(kept.counts)
     assert 0.45 < off * kept.share <= 0.5
     again = run(NetAdapt(step=0.06, decay=0.97), problem(), tmp_path / "s.jsonl")

@@ -8,7 +8,7 @@ import pytest
 
 from prunus.errors import FileError, InputError
 from prunus.search import AMC, NetAdapt, Trial, TrialStore, pareto
-from prunus.search.problem import read_metrics
+from prunus.search.problem import Book, read_metrics
 from prunus.search.remembered import Remembered
 from prunus.training.files import read_lines
 from search.toys import run, toy
@@ -112,6 +112,35 @@ def test_a_store_with_other_candidates_is_not_gone_on_with(tmp_path):
     path.write_text("\n".join([*lines[:2], json.dumps(changed), *lines[3:]]) + "\n")
     with pytest.raises(FileError, match="trial 1 is another candidate than the search comes to now"):
         run(NetAdapt(), toy(), path)
+
+
+def test_candidates_made_of_others_lie_between_the_method_s_own(tmp_path):
+    choices, judged = [(1, 0, 0, 0), (2, 0, 0, 0), (3, 0, 0, 0)], []
+
+    def judge(counts):
+        judged.append(dict(counts))
+        return {"top1": 0.5}
+
+    def book():
+        return Book(toy(judge=judge), TrialStore(tmp_path / "a.jsonl", "toy"))
+
+    first = book()
+    own = [first.measure(choices[0], 3)]
+    made = first.beside((5, 0, 0, 0), own[0])
+    assert made.notes == {"made of": 1}
+    assert first.beside((5, 0, 0, 0), own[0]) is made
+    own += [first.measure(choice, 3) for choice in choices[1:]]
+    assert [trial.number for trial in first.store.trials] == [0, 1, 2, 3, 4]
+    assert len(judged) == 5
+    again = book()
+    assert [again.measure(choice, 3) for choice in choices] == own, "from the beginning"
+    again.go_on_at(2)
+    assert again.measure(choices[1], 3) == own[1]
+    again.go_on_at(4)
+    assert again.measure((4, 0, 0, 0), 4).number == 5
+    assert len(judged) == 6
+    with pytest.raises(FileError, match="lacks trials"):
+        again.go_on_at(6)
 
 
 def test_a_state_without_its_store_is_refused(tmp_path):

@@ -106,6 +106,17 @@ def brought(meter: Meter, choice: Sequence[int], goal: float) -> Choice:
     return between(starts, ends, first(0, grain, lambda part: holds(between(starts, ends, part))))
 
 
+def way(meter: Meter, choice: Sequence[int]) -> list[Choice]:
+    """Return the choices from the whole model to this one, one step of one knob at a time, all knobs alike far."""
+    places = [knob.place(count) for knob, count in zip(meter.knobs, choice, strict=True)]
+    turns = sorted(((step - 0.5) / last, t) for t, last in enumerate(places) for step in range(1, last + 1))
+    at, found = [0] * len(places), [meter.whole]
+    for _, t in turns:
+        at[t] += 1
+        found.append(tuple(knob.steps[place] for knob, place in zip(meter.knobs, at, strict=True)))
+    return found
+
+
 def uniform(meter: Meter) -> Choice:
     """Return the mildest choice of one ratio for all knobs that meets the budget, as far as their steps allow."""
     return brought(meter, [knob.at(0.5) for knob in meter.knobs], meter.limit)

@@ -18,6 +18,9 @@ from prunus.search.trials import Trial, better
 _LEAST = 1e-6
 """A share of the dense model that is too little to go on for."""
 
+_NEAR = 1.25
+"""A choice that looks dearer than the budget by less is measured, where it can be: it may keep to it."""
+
 
 @dataclass(frozen=True)
 class NetAdapt:
@@ -84,11 +87,11 @@ class NetAdapt:
 
 def _wanted(problem: Problem, choice: Choice) -> float | None:
     """Return the share of the dense model to get to; None where a choice meets the budget, measured if it has to be."""
-    meter = problem.meter
-    if not meter.is_met(choice):
-        return meter.limit
-    excess = 0.0 if problem.excess is None else problem.excess(expanded(meter.knobs, choice))
-    return meter.share(choice) / (1 + excess) if excess > 0 else None
+    meter, share = problem.meter, problem.meter.share(choice)
+    if problem.excess is None or share > _NEAR * meter.limit:
+        return None if meter.is_met(choice) else meter.limit
+    excess = problem.excess(expanded(meter.knobs, choice))
+    return share / (1 + excess) if excess > 0 else None
 
 
 def _proposals(meter: Meter, choice: Choice, goal: float) -> list[Choice]:

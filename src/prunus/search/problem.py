@@ -108,19 +108,22 @@ class Book:
         return self._next
 
     def go_on_at(self, number: int) -> None:
-        """Say which trial is the next, as the method's own saved state has it.
+        """Say which trial of the method's own is the next, as its saved state has it.
 
         Raises FileError where the store does not reach so far.
         """
-        if number > len(self.store):
+        own = [position for position, trial in enumerate(self.store.trials) if not trial.is_beside]
+        if number > len(own):
             raise FileError(f"{self.store.path} lacks trials that its state file counts; delete both to start anew")
-        self._next = number
+        self._next = [*own, len(self.store)][number]
 
     def stored(self, choice: Choice) -> Trial | None:
         """Return the next trial if it is known already, and take it as done.
 
         Raises FileError where the store holds another candidate in its place.
         """
+        while self._next < len(self.store) and self.store.trials[self._next].is_beside:
+            self._next += 1
         if self._next >= len(self.store):
             return None
         trial = self.store.trials[self._next]
@@ -141,6 +144,17 @@ class Book:
             self._seen[_key(counts)] = metrics
             found = self.write(choice, metrics, {})
         self.tell(found, total)
+        return found
+
+    def beside(self, choice: Choice, of: Trial) -> Trial:
+        """Judge a candidate that is not the method's own but made of one of its, or return what is known of it."""
+        counts = expanded(self.problem.knobs, choice)
+        known = (trial for trial in self.store.trials if _key(trial.counts) == _key(counts))
+        found = next(known, None)
+        if found is None:
+            self._next = len(self.store)
+            found = self.write(choice, self.problem.judge(counts), {"made of": of.number})
+            self.tell(found, found.number)
         return found
 
     def write(

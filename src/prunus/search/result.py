@@ -52,13 +52,12 @@ class SearchResult:
             return self.trials[self.kept]
         if not self.checks:
             return self.ranked[0]
-        checked = [trial for trial in self.ranked if trial.number in self.checks]
-        met = (trial for trial in checked if is_close(self.checks[trial.number], self.asked))
-        return next(met, min(checked, key=lambda trial: self.checks[trial.number].measured))
+        kept = (trial for trial in self.ranked if trial.number in self.checks)
+        return next(kept, self.trials[min(self.checks, key=lambda number: self.checks[number].measured)])
 
     @cached_property
     def ranked(self) -> tuple[Trial, ...]:
-        """The candidates within the budget, the best first."""
+        """The candidates within the budget, as measured where they were measured; the best first."""
         rank = better(self.mode)
         found = (trial for trial in self.trials if trial.is_met)
         return tuple(sorted(found, key=lambda t: (-float(t.notes.get("reward", rank(t))), t.share, t.number)))

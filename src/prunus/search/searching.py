@@ -23,6 +23,7 @@ from prunus.granularity import Granularity, TargetSpec
 from prunus.granularity import granularity as read_granularity
 from prunus.plans import Plan
 from prunus.quality import Mode, sign_of
+from prunus.runtimes import Check
 from prunus.search.amc import AMC
 from prunus.search.environment import Adaptation, Evaluate, Judge, Train
 from prunus.search.meter import Meter, Ruler
@@ -32,7 +33,7 @@ from prunus.search.remembered import Remembered
 from prunus.search.result import SearchResult
 from prunus.search.sampled import Bayes, Evolve
 from prunus.search.space import Space, find_space
-from prunus.search.timing import Timing
+from prunus.search.timing import Timing, is_close
 from prunus.search.trials import Trial, TrialStore
 from prunus.sensitivity.store import fingerprint
 from prunus.solvers import Solver
@@ -132,7 +133,7 @@ def search(
         reward = partial(chosen.reward_of, problem) if isinstance(chosen, AMC) else None
         book = Book(problem, TrialStore(store, mark), progress, reward)
         chosen.run(problem, book, seed)
-    return _result(book, space, chosen, budget, mode, timing)
+        return _result(book, space, chosen, budget, mode, timing)
 
 
 def _beside(store: str | os.PathLike[str] | None, suffix: str) -> Path | None:
@@ -195,12 +196,34 @@ def _result(
     names = (method.name, budget, mode, space.kind.name, space.rank.name)
     result = SearchResult(*names, trials, _sizes(space), kept=book.kept, weights=book.weights)
     if timing is not None:
-        ranked = result.ranked if book.kept is None else (result.best,)
-        result = replace(result, checks=timing.checked((trial.number, trial.counts) for trial in ranked))
+        result = _measured(result, book, timing)
     if space.is_coupled and any(result.best.counts.values()):
         proof, _ = result.best.plan().prove(unwrapped(space.graph.model))
         return replace(result, proof=proof)
     return result
+
+
+def _measured(result: SearchResult, book: Book, timing: Timing) -> SearchResult:
+    """Measure whole candidates, the best first; where the best leaves time unused, judge a milder one made of it."""
+    ranked = result.ranked if result.kept is None else (result.best,)
+    checks = timing.checked((trial.number, trial.counts) for trial in ranked if not trial.is_beside)
+    result = _checked(result, checks, timing)
+    best = result.best
+    if result.kept is None and best.is_met:
+        meter = book.problem.meter
+        trial = book.beside(timing.milder(meter, tuple(best.counts[knob.names[0]] for knob in meter.knobs)), best)
+        if trial.number == len(result.trials):
+            result = replace(result, trials=(*result.trials, replace(trial, maker=best.maker)))
+        others = (trial, *(other for other in result.trials if other.is_beside))
+        checks = {**checks, **{other.number: timing.check(other.counts) for other in others}}
+    return _checked(result, checks, timing)
+
+
+def _checked(result: SearchResult, checks: Mapping[int, Check], timing: Timing) -> SearchResult:
+    """Let what was measured decide which of these candidates keep to the budget."""
+    met = {number: is_close(check, timing.asked) for number, check in checks.items()}
+    trials = tuple(replace(trial, is_met=met.get(trial.number, trial.is_met)) for trial in result.trials)
+    return replace(result, trials=trials, checks=checks)
 
 
 def _sizes(space: Space) -> dict[str, int]:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from prunus.allocation import TOLERANCE, Budget, Left, latency_ruler, left_of
 from prunus.runtimes import Check, LatencyTable, device, latency_table
-from prunus.search.meter import Meter, Ruler, brought, uniform
+from prunus.search.meter import Meter, Ruler, brought, first, uniform, way
 from prunus.search.remembered import Remembered
-from prunus.search.space import Counts, Space, expanded
+from prunus.search.space import Choice, Counts, Space, expanded
 
-_FITTED, _CHECKED = 3, 8
+_FITTED, _CHECKED, _TRIES = 3, 8, 4
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,24 @@ class Timing:
             off = sum(check.measured / check.predicted for check in found.values()) / len(found)
         return found
 
+    def milder(self, meter: Meter, choice: Choice) -> Choice:
+        """Return the mildest choice found, on the way from one that keeps to the budget to the whole, that does too.
+
+        Whole models are measured where the table points, between the last that does and the first that does not, until
+        one comes within 3 % of the budget.
+        """
+        path = way(meter, choice)
+        bad, good = 0, len(path) - 1
+        at = good
+        for _ in range(_TRIES):
+            check = self.check(expanded(meter.knobs, path[at]))
+            good, bad = (at, bad) if is_close(check, self.asked) else (good, at)
+            if good - bad <= 1 or abs(check.measured / self.asked - 1) <= TOLERANCE:
+                break
+            aim = meter.share(path[at]) * self.asked / check.measured
+            at = first(bad + 1, good - 1, partial(_is_cheaper, meter, path, aim))
+        return path[good]
+
     @cached_property
     def _measured(self) -> Remembered[tuple[float, float, float]]:
         return Remembered(lambda counts: astuple(self.table.measure(*self._left(counts))), self.path)
@@ -84,6 +102,10 @@ class Timing:
     @property
     def _left(self) -> Left:
         return left_of(self.space.graph, self.space.kind, (), {})
+
+
+def _is_cheaper(meter: Meter, path: Sequence[Choice], aim: float, place: int) -> bool:
+    return meter.share(path[place]) <= aim
 
 
 def is_close(check: Check, asked: float) -> bool:

@@ -24,7 +24,7 @@ class Trial:
     number: 0 for the dense model. counts: target -> units that go.
     metrics: what `evaluate` returned, the judged one first.
     value: the budget's quantity of what is left; share: as a share of the dense model's; is_met: whether the budget is.
-    notes: what the method keeps of it, plain values: AMC's reward, NetAdapt's iteration.
+    notes: what is kept of it, plain values: AMC's reward, NetAdapt's iteration; of which trial it was made, if of one.
     units: target -> positions of the units that go, where they do not follow from the counts and the dense weights.
     """
 
@@ -42,6 +42,11 @@ class Trial:
     def metric(self) -> float:
         """The judged metric."""
         return next(iter(self.metrics.values()))
+
+    @property
+    def is_beside(self) -> bool:
+        """Whether it is not the method's own but made of another one."""
+        return "made of" in self.notes
 
     def plan(self, graph: Graph | None = None) -> Plan:
         """Make the plan of this candidate, to apply and prove; on another trace of the same model where one is given.
