@@ -111,8 +111,9 @@ def _met(lines: Sequence[Line], target: str) -> str:
     return (
         f"Measured against asked, seed by seed: {found}. All look latencies up, measure whole models, and end with one "
         "that keeps to what was asked; the measurement here is another one than theirs. How much more than needed is "
-        "gone comes from the kernels' steps, to which all keep, and from what a search happened to try near the "
-        "budget. Compare the rows with that in mind."
+        "gone comes from the kernels' steps, to which all keep; `amc` and `evolve` also judge a milder net where the "
+        "best leaves time unused, and keep the one that is judged better, which need not be the milder. Compare the "
+        "rows with that in mind."
     )
 
 

@@ -84,7 +84,8 @@ def search(
     method: `amc`, `netadapt`, `evolve`, `bayes`, or an object of theirs with other settings, such as `AMC(warmup=50)`.
     target: the budget, such as `macs=0.5`, `sparsity=0.9` or `latency=0.6@onnxruntime`; a latency is looked up in the
         device's table, which is measured first where it is not known, and fitted to whole models near the budget; the
-        best candidates are then measured as a whole, until one keeps to the budget.
+        best candidates are then measured as a whole, until one keeps to the budget; where that one leaves time unused,
+        a milder one made of it is judged as well.
     trials: candidates, for methods that are told how many.
     granularity, criterion, targets, protect, round_to: as in `prunus.plan`. max_ratio: the largest share of a target
         that may go; 0.8 of coupled groups and 0.98 of single weights by default.

@@ -8,6 +8,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from prunus.sensitivity.cells import Cell
@@ -43,12 +44,13 @@ class Census:
     """How many examples there are of each class, and how many the dense model has right."""
 
     def __init__(self) -> None:
-        self._classes, self._right = Counter[float](), Counter[float]()
+        self._classes, self._right = Counter[int](), Counter[int]()
 
     def add(self, target: Tensor, right: Tensor) -> None:
         """Count more examples. target: (N, ...) classes. right: (N,), 1 where the judged metric counts them."""
-        self._classes.update(target.flatten().tolist())
-        self._right.update(right.tolist())
+        for counter, kinds in ((self._classes, target), (self._right, right)):
+            found, counts = torch.unique(kinds.long(), return_counts=True)
+            counter.update(dict(zip(found.tolist(), counts.tolist(), strict=True)))
 
     @property
     def total(self) -> int:
@@ -63,7 +65,7 @@ class Census:
         return _is_like(self._classes, whole._classes) and _is_like(self._right, whole._right)
 
 
-def _is_like(part: Counter[float], whole: Counter[float]) -> bool:
+def _is_like(part: Counter[int], whole: Counter[int]) -> bool:
     """Pearson's chi-squared lies within four of its deviations."""
     share = part.total() / whole.total()
     distance = sum((part[kind] - share * count) ** 2 / (share * count) for kind, count in whole.items())
