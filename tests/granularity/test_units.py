@@ -178,6 +178,8 @@ def test_member_units_leave_foreign_positions_alone():
     [
         ("vectr(3)", NameNotFound, "did you mean vector"),
         ("vector(3, dm=1)", NameNotFound, "did you mean dim"),
+        ("head", InputError, "say granularity='filter' and targets={'kind': 'head'}"),
+        ("head dim", InputError, "is a kind of group"),
         ("vector(0)", InputError, "at least 1"),
         ("vector(2.5)", InputError, "whole number"),
         ("vector(True)", InputError, "whole number"),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from prunus.cli.app import app
 from prunus.plans import load
 from prunus.recipes import open_recipe, preview, run
 from prunus.recipes.resolve import resolve
@@ -54,6 +57,23 @@ def test_dry_run_shows_the_policy_what_it_means_and_what_is_folded(tmp_path: Pat
     plain = preview(open_recipe(project(tmp_path)))
     assert "inexact: forbid" in plain.splitlines()
     assert "folded" not in plain
+
+
+@pytest.mark.parametrize(
+    ("more", "found"), [((), ["up"]), (("--targets", "up*"), ["up"]), (("--targets", "embed"), None)]
+)
+def test_a_kind_of_group_is_analysed_by_its_name(
+    tmp_path: Path, more: tuple[str, ...], found: list[str] | None
+) -> None:
+    words = ("sensitivity", str(project(tmp_path)), "--granularity", "ffn", "--levels", "0.5", *more)
+    ran = CliRunner().invoke(app, words)
+    if found is None:
+        assert ran.exit_code == 2
+        assert "ffn" in ran.output
+        return
+    assert ran.exit_code == 0, ran.output
+    cells = [json.loads(line) for line in (tmp_path / "out" / "sensitivity.jsonl").read_text().splitlines()[1:]]
+    assert {cell["target"] for cell in cells} == {"", "up"}
 
 
 def test_policies_choose_groups_by_kind(tmp_path: Path) -> None:

@@ -49,14 +49,18 @@ def command(
     What the options leave out is as in the recipe's `sensitivity`. Interrupted analyses go on.
     """
     from prunus.cli.show import console, show_analysis
+    from prunus.granularity import GROUP_KINDS
     from prunus.recipes import Effort, analyse, open_recipe
     from prunus.training import reporter
 
+    named: object = targets or None
+    if granularity in GROUP_KINDS:
+        named, granularity = {"kind": granularity, "name": targets or "*"}, "filter"
     given = {
         "granularity": granularity,
         "criterion": criterion,
         "levels": None if levels is None else f"[{levels}]",
-        "targets": targets and json.dumps(targets),
+        "targets": named and json.dumps(named),
         "max_drop": max_drop,
         "target": target,
         "latency": latency,

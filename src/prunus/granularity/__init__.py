@@ -4,6 +4,7 @@ from prunus.granularity.depth import LAYERS, block_target
 from prunus.granularity.joined import JoinedUnits, WholeBlock
 from prunus.granularity.kinds import (
     FIXED,
+    GROUP_KINDS,
     NM,
     Block,
     Channel,
@@ -36,6 +37,7 @@ from prunus.granularity.units import MemberUnits, NMUnits, TileUnits, Units
 __all__ = [
     "COUPLED",
     "FIXED",
+    "GROUP_KINDS",
     "LAYERS",
     "NM",
     "Block",

@@ -206,6 +206,10 @@ FIXED = (NM, Pattern, Tetris)
 """The granularities that say themselves how much is pruned, so that no ratio is asked for."""
 
 
+GROUP_KINDS = ("head", "head dim", "hidden", "ffn", "expert", "feature")
+"""What the units of a group may be, where they are more than channels."""
+
+
 def granularity(spec: str | Granularity) -> Granularity:
     """Read a granularity by its name.
 
@@ -221,6 +225,8 @@ def granularity(spec: str | Granularity) -> Granularity:
     ratio = re.fullmatch(r"\s*(\d+)\s*:\s*(\d+)\s*(?:\(\s*permute\s*=\s*(yes|no)\s*\))?\s*", spec)
     if ratio:
         return NM(int(ratio[1]), int(ratio[2]), ratio[3] == "yes")
+    if spec in GROUP_KINDS:
+        raise InputError(f"{spec} is a kind of group: say granularity='filter' and targets={{'kind': '{spec}'}}")
     if re.match(r"\s*\d+\s*:", spec):
         raise InputError(f"granularity {spec!r} cannot be read; write n:m, such as 2:4, or 2:4(permute=yes)")
     return build("granularity", spec, _KNOWN)
