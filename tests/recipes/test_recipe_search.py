@@ -150,6 +150,24 @@ def test_wrong_words_are_refused_before_anything_is_trained(tmp_path, words, sai
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("library", "extra", "words"),
+    [
+        ("optuna", "search", ("search", "--method", "bayes", "--target", "macs=0.5")),
+        ("onnxruntime", "onnx", ("search", "--target", "latency=0.6@onnxruntime")),
+        ("onnxruntime", "onnx", ("sensitivity", "--target", "latency=0.6@onnxruntime")),
+        ("onnxruntime", "onnx", ("sensitivity", "--latency", "onnxruntime")),
+    ],
+)
+def test_a_missing_library_is_named_before_anything_is_trained(tmp_path, monkeypatch, library, extra, words):
+    monkeypatch.setitem(sys.modules, library, None)
+    command, *options = words
+    found = invoke(command, project(tmp_path), *options)
+    assert found.exit_code == 2
+    assert f"pip install 'prunus[{extra}]'" in found.output
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_target_has_to_be_given(tmp_path):
     found = invoke("search", project(tmp_path))
     assert found.exit_code == 2

@@ -12,7 +12,7 @@ from prunus.allocation import RoundTo
 from prunus.axes import Graph
 from prunus.errors import FileError, InputError
 from prunus.recipes import stages
-from prunus.recipes.beginning import begun
+from prunus.recipes.beginning import begun, check_device
 from prunus.recipes.folder import open_folder
 from prunus.recipes.opening import Opened, moved
 from prunus.recipes.schema import Sensitivity
@@ -62,6 +62,7 @@ def analyse(
     recipe, root = opened.recipe, Path(opened.recipe.out)
     own = recipe.sensitivity or Sensitivity()
     wanted = wanted or own
+    check_device(wanted.timed_on)
     folder = open_folder(root, recipe.plain(), fresh=fresh)
     with begun(opened, folder, reporter or Silent(), sensitivity=wanted) as session:
         model, _ = stages.train(session)

@@ -13,7 +13,14 @@ from prunus.recipes.parts import find_parts
 from prunus.recipes.rehearsal import rehearse
 from prunus.recipes.schema import Sensitivity
 from prunus.recipes.session import Session
+from prunus.runtimes import device
 from prunus.training import Reporter
+
+
+def check_device(name: str | None) -> None:
+    """Raise InputError where the runtime whose latency is wanted, if any is, is not installed."""
+    if name is not None:
+        _ = device(name).version
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from torch import nn
 from prunus.allocation import parse_budget
 from prunus.errors import InputError, NothingToPrune
 from prunus.recipes import stages, words
-from prunus.recipes.beginning import begun
+from prunus.recipes.beginning import begun, check_device
 from prunus.recipes.epochs import make_optimizer
 from prunus.recipes.folder import open_folder
 from prunus.recipes.opening import Opened, moved, open_recipe
@@ -72,6 +72,7 @@ def search_recipe(
         raise InputError(f"steps is {steps}; the batches on which netadapt trains a candidate are wanted, 0 for none")
     policy, seed = _policy(recipe), recipe.seed if seed is None else seed
     budget = parse_budget(words.budget(target))
+    check_device(budget.device)
     name = f"{find_method(method, trials).name}-{_slug(str(budget))}-{seed}"
     folder = open_folder(Path(recipe.out), recipe.plain())
     with begun(opened, folder, reporter) as session:

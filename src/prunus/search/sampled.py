@@ -68,7 +68,7 @@ class Bayes:
 
 def _run(problem: Problem, book: Book, trials: int, sampler: Any) -> None:
     """Ask, repair, judge, tell. The sampler's seed is made anew per trial, so that no hidden state survives a kill."""
-    optuna, limit = _optuna(), problem.meter.limit
+    optuna, limit = load_optuna(), problem.meter.limit
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -103,7 +103,8 @@ def _num_told(study: Any) -> int:
     return sum(trial.state.name == "COMPLETE" for trial in study.get_trials(deepcopy=False))
 
 
-def _optuna() -> Any:
+def load_optuna() -> Any:
+    """Import Optuna; raises InputError where it is not installed."""
     try:
         import optuna
     except ImportError:

@@ -31,7 +31,7 @@ from prunus.search.netadapt import NetAdapt
 from prunus.search.problem import Book, Method, Problem, Progress
 from prunus.search.remembered import Remembered
 from prunus.search.result import SearchResult
-from prunus.search.sampled import Bayes, Evolve
+from prunus.search.sampled import Bayes, Evolve, load_optuna
 from prunus.search.space import Space, find_space
 from prunus.search.timing import Timing, is_close
 from prunus.search.trials import Trial, TrialStore
@@ -142,7 +142,7 @@ def _beside(store: str | os.PathLike[str] | None, suffix: str) -> Path | None:
 
 
 def find_method(method: str | Method, trials: int | None = None) -> Method:
-    """Return a method by its name, with so many trials; raises NameNotFound or InputError."""
+    """Return a method by its name, with so many trials; raises NameNotFound, or InputError where it cannot run here."""
     if isinstance(method, str):
         if method not in METHODS:
             raise NameNotFound.of("search method", method, METHODS)
@@ -151,6 +151,8 @@ def find_method(method: str | Method, trials: int | None = None) -> Method:
         raise InputError(
             f"method is {method!r}; one of {', '.join(METHODS)}, or an object with name and run, is wanted"
         )
+    if isinstance(method, (Evolve, Bayes)):
+        load_optuna()
     if trials is None:
         return method
     if isinstance(method, (AMC, Evolve, Bayes)):
